@@ -198,7 +198,9 @@ def _start(plan: DriverPlan) -> None:
         ray.init(plan.address, log_to_driver=False, logging_level="ERROR", **details)
     except Exception as error:  # what it raises is not declared: ConnectionError, RuntimeError, Exception, ...
         where = "a local Ray cluster does not start" if is_local else f"no Ray cluster at {plan.address}"
-        hint = "try again; -vv shows the log of Ray" if is_local else "see `ray status`"
+        hint = (
+            "try again; -vv shows the log of Ray" if is_local else "see `ray status`; with a token, set RAY_AUTH_TOKEN"
+        )
         raise NetworkError(f"{where}: {_lines(error)[0]}", hint) from None
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
