@@ -225,7 +225,9 @@ def check_address(address: str) -> None:
         with suppress(OSError):
             frame = connection.recv(_FRAME_HEAD)
     if frame[3:4] != _SETTINGS and os.environ.get("RAY_USE_TLS", "0") != "1":
-        raise NetworkError(f"what is at {address} is no Ray cluster", "give the address that `ray start --head` prints")
+        raise NetworkError(
+            f"what answers at {address} is not a Ray cluster", "give the address that `ray start --head` prints"
+        )
 
 
 def _stated(error: Exception, plan: DriverPlan) -> LlmcliError:

@@ -326,7 +326,7 @@ def test_what_does_not_speak_as_a_cluster_is_told_apart_before_ray_starts(first:
         thread = threading.Thread(target=answer)
         thread.start()
         address = f"127.0.0.1:{server.getsockname()[1]}"
-        with nullcontext() if b"\4" in first else pytest.raises(NetworkError, match="is no Ray cluster"):
+        with nullcontext() if b"\4" in first else pytest.raises(NetworkError, match="is not a Ray cluster"):
             check_address(address)
         thread.join()
 
