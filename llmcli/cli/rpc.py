@@ -56,7 +56,7 @@ def serve(
     from llmcli.inference.rpc_server import DeviceServer, TensorCache, address_of
 
     names = [name.strip() for name in (devices or "").split(",") if name.strip()]
-    limits = [_parse_size(text) for text in (memory or "").split(",") if text.strip()]
+    limits = [_parse_size(text) for text in memory.split(",")] if memory is not None else []
     ip, port = address_of(host, port, insecure)
     kept = TensorCache(cache_dir() / "rpc") if cache else None
     server = DeviceServer(names, limits, resolve_settings(flags), kept, console.note)

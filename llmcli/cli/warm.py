@@ -56,18 +56,33 @@ def warm(
 
     target = find_model(settings, for_text=False)
     if found := warm_models.find(target.file.parts, settings):
-        if found.seconds == min(seconds, warm_models.FOREVER) and _status(found):
+        is_same = found.seconds == min(seconds, warm_models.FOREVER) and _status(found)
+        if is_same and _is_loaded(found):
             console.note(f"{target.file.name} is loaded already")
             return
         stop_one(found)
+    _wait(warm_models.start(target.file, settings, seconds))
+    until = "until `llmcli stop`" if seconds == float("inf") else f"for {format_duration(seconds)} after its last use"
+    console.note(f"{target.file.name} stays loaded {until}")
+
+
+def _is_loaded(one: "WarmModel") -> bool:
+    """Whether its model is loaded, after waiting for it; not where it cannot be: then another try may succeed."""
+    try:
+        _wait(one)
+    except (LlmcliError, OSError):
+        return False
+    return True
+
+
+def _wait(one: "WarmModel") -> None:
+    from llmcli.inference import warm as warm_models
+
     status = ProgressLine()
-    one = warm_models.start(target.file, settings, seconds)
     try:
         warm_models.wait(one, status.loading)
     finally:
         status.clear()
-    until = "until `llmcli stop`" if seconds == float("inf") else f"for {format_duration(seconds)} after its last use"
-    console.note(f"{target.file.name} stays loaded {until}")
 
 
 def list_warm(as_json: Json = False) -> None:

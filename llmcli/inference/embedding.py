@@ -64,7 +64,7 @@ class EmbeddingModel:
         if settings.rpc:
             from llmcli.inference import rpc_devices  # few commands need it, with subprocess and tempfile
 
-            rpc_devices.connect(settings)
+            rpc_devices.connect(settings, cancellation)
         header = placement.with_overrides(target.header, settings)
         self.target, self.shape = target, sizing.shape_of(target.headers, settings)
         self.name, self.notes, self.kind = target.file.name, target.notes, target.kind.name

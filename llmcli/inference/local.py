@@ -58,7 +58,7 @@ class LocalEngine:
         if settings.rpc:
             from llmcli.inference import rpc_devices  # few commands need it, with subprocess and tempfile
 
-            rpc_devices.connect(settings)
+            rpc_devices.connect(settings, cancellation)
         self.target, self.shape = target, sizing.shape_of(target.headers, settings)
         chosen = sizing.fitting_layer(self.shape, fastest_settings.with_choices(settings, target.layer))
         self.defaults = chosen.over(target.layer)

@@ -10,6 +10,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from time import monotonic, sleep
 from typing import TYPE_CHECKING, Any
 
+from llmcli.engine.events import Cancellation, FinishReason
 from llmcli.engine.llama import bindings, hardware, rpc
 from llmcli.errors import ExitStatus, UsageError
 from llmcli.inference.rpc_servers import RpcServer, RpcServerError, WrongServerError, ask_server
@@ -38,21 +39,25 @@ def open_servers(settings: Settings) -> Iterator[Sequence[RpcServer]]:
         yield [_open(name, settings, stack) for name in dict.fromkeys(settings.rpc)]
 
 
-def memory_with_servers(settings: Settings, warn: Callable[[str, str], object]) -> int:
-    """Bytes that are free here (0 = not known) and on the RPC servers of the settings; `warn` gets what is missing."""
+def memory_with_servers(settings: Settings, warn: Callable[[str, str], object]) -> tuple[int, int]:
+    """Bytes that are free here (0 = not known) and on the RPC servers of the settings, and the number of these servers.
+
+    `warn` gets what is missing; then none of them counts, as no model could be loaded with them.
+    """
     own = hardware.available_memory()
     try:
         with open_servers(settings) as servers:
             at = {server.address: server.memory_free for server in servers}  # one may have two names
-            return own + sum(at.values()) if own else 0
+            return own + sum(at.values()) if own else 0, len(at)
     except RpcServerError as error:
         warn(f"only the memory of this machine counts: {error}", error.hint)
-        return own
+        return own, 0
 
 
-def connect(settings: Settings) -> None:
+def connect(settings: Settings, cancellation: Cancellation | None = None) -> None:
     """Give the devices of the RPC servers to llama.cpp, before it loads a model; once for each server in a process.
 
+    With `cancellation`, what waits for a server is wanted no more when that is set: see `hurry`.
     From now on a server that ends, or gives no sign of life, ends this process with an error. Raises RpcServerError for
     a server that cannot be used, LlmcliError where llama.cpp is compiled without the backend.
     """
@@ -72,6 +77,14 @@ def connect(settings: Settings) -> None:
         with _watches[0].call():  # another client may have come since it was asked
             rpc.add_server(server.address)
         _added[server.name] = server
+    if cancellation:
+        cancellation.followers = (*cancellation.followers, _Hurry())
+
+
+class _Hurry(Cancellation):
+    def set(self, reason: FinishReason = "interrupt") -> None:
+        super().set(reason)
+        hurry()
 
 
 def hurry() -> None:
@@ -85,7 +98,11 @@ def disconnect() -> None:
     _opened.close()
 
 
-def _end(waited: float) -> None:
+def _end(waited: float, is_unwanted: bool) -> None:
+    if is_unwanted:
+        bindings.end_process(
+            f"an RPC server has not stopped within {waited:.0f} s", "look at it, and at the network", ExitStatus.NETWORK
+        )
     bindings.end_process(
         f"an RPC server gave no sign of life for {waited:.0f} s",
         "raise --rpc-timeout or lower --ubatch-size if it is slow; else look whether it runs, and who uses it",

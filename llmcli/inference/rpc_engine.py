@@ -1,8 +1,11 @@
 """The engine of a model over RPC servers: it runs in a process of its own, which a lost server may end."""
 
 import json
+import os
 import re
 import secrets
+import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -31,10 +34,11 @@ from llmcli.inference.rpc_worker import run
 run()
 """
 _ERROR = re.compile(r"^error: (.+)(?:\n  hint: (.+))?", re.MULTILINE)
-_ANY, _STALLED = "an RPC server", "sign of life"  # in the errors of a process that ends because of one
+_ANY, _WAITED = "an RPC server", re.compile("sign of life|has not stopped")  # in errors because of a server
 _ANEW = "the next answer loads the model again"
 _ASK = 1.0  # seconds for a server that has perhaps ended
 _END = 2.0  # seconds until a process that has closed its connections has ended
+_LONGEST_FOLDER = 90  # bytes: the path of a socket has at most 104 on macOS, 108 on Linux
 
 
 class RpcGoneError(EngineGoneError, status=ExitStatus.NETWORK):
@@ -74,9 +78,7 @@ class RpcEngine(RemoteEngine):
         try:
             return RpcProcess(settings, self._has_log)
         except RpcGoneError:
-            if (
-                cancellation and cancellation.is_set()
-            ):  # a terminal sends Ctrl-C to it too, which it does not ignore yet
+            if cancellation and cancellation.is_set():  # a terminal sends Ctrl-C to it too, before it ignores that
                 raise KeyboardInterrupt from None
             raise
 
@@ -133,13 +135,12 @@ class RpcProcess:
         """Start it, and wait until it listens. Raises LlmcliError."""
         self._names: Sequence[str] = settings.rpc
         self._failure: EngineGoneError | None = None
-        self._address = connection.arbitrary_address(  # type: ignore[attr-defined] # not in the stubs
-            "AF_PIPE" if sys.platform == "win32" else "AF_UNIX"
-        )
+        self._folder, self._address = _new_address()
         self._secret = secrets.token_bytes(32)
         self._errors = tempfile.TemporaryFile()  # noqa: SIM115 - it is closed with this object
         given = {
             "settings": messages.settings_data(settings),
+            "folder": self._folder,
             "address": self._address,
             "secret": self._secret.hex(),
             "has_log": has_log,
@@ -152,6 +153,7 @@ class RpcProcess:
                 stderr=None if has_log else self._errors,
             )
         except OSError as error:
+            shutil.rmtree(self._folder, ignore_errors=True)
             raise DiskError(f"cannot start a process for the model: {error.strerror}") from None
         assert self._process.stdin
         assert self._process.stdout
@@ -187,28 +189,8 @@ class RpcProcess:
         if not self._errors.closed:
             self._errors.seek(0)
             written = self._errors.read()
-        found = _ERROR.findall(written.decode("utf-8", "replace"))
-        message, hint = found[-1] if found else ("", "")
-        status = self._process.returncode
-        end = "ended the connection" if status is None else f"has ended with status {status}"
-        message = message or f"the process of the model {end}"
-        for name, reason in self._lost_servers():
-            if _ANY in message and _STALLED not in message:
-                return RpcGoneError(f"a part of the model is lost: {reason}", f"start it again; {_ANEW}")
-            message = message.replace(_ANY, f"the RPC server {name}")
-        if len(self._names) == 1:
-            message = message.replace(_ANY, f"the RPC server {self._names[0]}")
-        return RpcGoneError(message, "; ".join(filter(None, [hint, _ANEW])))
-
-    def _lost_servers(self) -> Iterator[tuple[str, str]]:
-        """The names of those that do not answer now, with the reason; whoever is behind a tunnel is not asked."""
-        for name in self._names:
-            address = read_rpc(name)
-            if not address.is_ssh:
-                try:
-                    ask_server(name, address.host, address.port, _ASK)
-                except RpcServerError as error:
-                    yield name, str(error)
+        ended = f"the process of the model {_end_of(self._process.returncode)}"
+        return error_of(written.decode("utf-8", "replace"), self._names) or RpcGoneError(ended, _ANEW)
 
     def end(self) -> None:
         """End it, and with it the tunnels; a second call has no effect."""
@@ -218,3 +200,52 @@ class RpcProcess:
                     stream.close()
         end_child(self._process)
         self._errors.close()
+        shutil.rmtree(self._folder, ignore_errors=True)
+
+
+def error_of(written: str, names: Sequence[str]) -> RpcGoneError | None:
+    """The error that a process with these servers has written last, and which of them has gone."""
+    found = _ERROR.findall(written)
+    if not found:
+        return None
+    message, hint = found[-1]
+    for name, reason in _lost_servers(names) if _ANY in message else ():
+        if not _WAITED.search(message):
+            return RpcGoneError(f"a part of the model is lost: {reason}", f"start it again; {_ANEW}")
+        message = message.replace(_ANY, f"the RPC server {name}")
+    if len(names) == 1:
+        message = message.replace(_ANY, f"the RPC server {names[0]}")
+    return RpcGoneError(message, "; ".join(filter(None, [hint, _ANEW])))
+
+
+def _lost_servers(names: Sequence[str]) -> Iterator[tuple[str, str]]:
+    """Those that do not answer now, with the reason; whoever is behind a tunnel is not asked."""
+    for name in names:
+        address = read_rpc(name)
+        if not address.is_ssh:
+            try:
+                ask_server(name, address.host, address.port, _ASK)
+            except RpcServerError as error:
+                yield name, str(error)
+
+
+def _new_address() -> tuple[str, str]:
+    """A folder of this user alone for the socket of a process, and the address; on Windows a pipe, in no folder."""
+    folder = tempfile.mkdtemp(prefix="llmcli-rpc-")
+    if len(os.fsencode(folder)) > _LONGEST_FOLDER and os.path.isdir("/tmp"):
+        os.rmdir(folder)
+        folder = tempfile.mkdtemp(prefix="llmcli-rpc-", dir="/tmp")
+    if sys.platform == "win32":
+        return folder, str(connection.arbitrary_address("AF_PIPE"))
+    return folder, os.path.join(folder, "socket")
+
+
+def _end_of(status: int | None) -> str:
+    """How a process has ended, which wrote nothing about it."""
+    if status is None:
+        return "ended the connection"
+    if status >= 0:
+        return f"has ended with status {status}"
+    with suppress(ValueError):
+        return f"was ended by {signal.Signals(-status).name}"
+    return f"was ended by signal {-status}"

@@ -9,20 +9,21 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from contextlib import suppress
 from functools import partial
 from itertools import count
 from pathlib import Path
 
 from llmcli.engine.llama import bindings, hardware, rpc, structures
-from llmcli.engine.llama.rpc_watch import connections
+from llmcli.engine.llama.rpc_watch import bytes_moved, open_connections
 from llmcli.errors import DiskError, LlmcliError, NetworkError, UsageError, error_text
-from llmcli.files import make_private
+from llmcli.files import make_private, read_json, write_json
 from llmcli.inference.rpc_servers import RpcServer, RpcServerError, ask_server
 from llmcli.params.model import ModelParams
-from llmcli.text import format_duration, format_size
+from llmcli.text import format_duration, format_size, plural
 
 _LOOK = 0.5  # seconds between two looks at the client; a check by llmcli is shorter
+_OF_A_CHECK = 4096  # bytes: a check has less, a load more
 _SPARE = 64 << 20  # bytes of the disk: with less, a file may not have been written to its end
 _START = 10.0  # seconds until it listens
 _LOCK = "lock"  # the file in a folder that the server which uses it has locked
@@ -30,11 +31,31 @@ _locked: list[int] = []  # open until this process ends, and the locks with it
 _ACCEPTED, _CLOSED = "Accepted client connection", "Client connection closed"  # ggml-rpc.cpp writes these lines
 
 
-@dataclass
 class _Client:
-    since: float
-    peer: str = ""
-    n_bytes: int = 0
+    """The client that is served; its connection is kept open until its end is seen, so that its bytes are known."""
+
+    def __init__(self, port: int) -> None:
+        self.since, self.is_logged = time.monotonic(), False
+        self.peer = "a client"
+        self._connection: socket.socket | None = None
+        for one in open_connections():
+            with suppress(OSError):  # it may end now
+                if not self._connection and one.getsockname()[1] == port:
+                    self.peer, self._connection = "{}:{}".format(*one.getpeername()), one
+                    continue
+            one.close()
+
+    @property
+    def is_there(self) -> bool:
+        """Whether it is a connection, as far as this system tells."""
+        return self._connection is not None or sys.platform == "win32"
+
+    def end(self) -> int:
+        """The bytes in both directions, if they are known."""
+        if not self._connection:
+            return 0
+        with self._connection:
+            return bytes_moved(self._connection)
 
 
 def address_of(host: str, port: int, is_insecure: bool) -> tuple[str, int]:
@@ -69,40 +90,49 @@ def address_of(host: str, port: int, is_insecure: bool) -> tuple[str, int]:
 class TensorCache:
     """The folder in which llama.cpp keeps large tensors by their hash.
 
-    It reads a file back without a check. So what was written since the last client has left in good order is removed
-    after a kill, or where the disk is full: it may be cut.
+    It reads a file back without a check. So the sizes of all files are noted when a client has left in good order.
+    After a kill or a crash of the machine, or where the disk is full, other files are removed: they may be cut.
     """
 
     def __init__(self, folder: Path) -> None:
         """Make the folder, and remove what may be cut. Raises DiskError.
 
-        Each server that runs has a folder of its own, this one or the first that is free beside it: when a client of
-        another one left, what this one was writing when it was killed would count as complete.
+        Each server that runs has a folder of its own, this one or the first that is free beside it: a server notes what
+        it finds there, also what another one is writing.
         """
         try:
             self.folder = next(one for one in _beside(folder) if _lock(make_private(one)))
-            self._mark = self.folder / "complete"
+            self._note = self.folder / "complete.json"
             self._remove_new()
-            self._mark.touch(mode=0o600)
+            self._write()
         except OSError as error:
             raise DiskError(f"cannot use {folder}: {error_text(error)}", "leave --cache out") from None
 
-    def keep(self) -> bool:
-        """A client has left: keep what it has sent. Returns whether that is possible."""
+    def keep(self) -> str:
+        """A client has left: keep what it has sent. Returns why that is not possible, if it is not."""
         try:
             make_private(self.folder)  # a user may delete it at any time
-            is_kept = shutil.disk_usage(self.folder).free > _SPARE
-            if not is_kept:
-                self._remove_new()
-            self._mark.touch(mode=0o600)
-        except (OSError, DiskError):
-            return False
-        return is_kept
+            if shutil.disk_usage(self.folder).free > _SPARE:
+                self._write()
+                return ""
+            self._remove_new()
+        except (OSError, DiskError) as error:
+            return f"{self.folder} cannot be written to ({error_text(error) if isinstance(error, OSError) else error})"
+        return "the disk is full"
+
+    def _files(self) -> Iterator[tuple[Path, int]]:
+        with os.scandir(self.folder) as entries:
+            for one in entries:
+                if one.is_file(follow_symlinks=False) and one.name not in (self._note.name, _LOCK):
+                    yield Path(one.path), one.stat().st_size
+
+    def _write(self) -> None:
+        write_json(self._note, {path.name: size for path, size in self._files()})
 
     def _remove_new(self) -> None:
-        since = self._mark.stat().st_mtime_ns if self._mark.exists() else 0
-        for path in self.folder.iterdir():
-            if path.name not in (self._mark.name, _LOCK) and path.stat().st_mtime_ns >= since:
+        noted = read_json(self._note)  # empty where there is none, or a cut one: then no file is known to be complete
+        for path, size in self._files():
+            if noted.get(path.name) != size:
                 path.unlink()
 
 
@@ -149,7 +179,8 @@ class DeviceServer:
             raise rpc.unsupported_error()
         self._handles = rpc.offered_devices(names)
         if len(limits) not in (0, 1, len(self._handles)):
-            raise UsageError(f"--memory has {len(limits)} sizes for {len(self._handles)} devices", "give one for each")
+            devices = plural(len(self._handles), "device")
+            raise UsageError(f"--memory has {len(limits)} sizes for {devices}", "give one for each")
         cpus = {one.name for one in hardware.devices() if one.kind == "CPU"}
         for number, handle in enumerate(self._handles):
             limit = limits[number if len(limits) > 1 else 0] if limits else 0
@@ -160,6 +191,7 @@ class DeviceServer:
         self._cache, self._log = cache, log
         self._client: _Client | None = None
         self._thread: threading.Thread | None = None
+        self._port = 0
 
     @property
     def names(self) -> Sequence[str]:
@@ -168,8 +200,13 @@ class DeviceServer:
 
     def start(self, ip: str, port: int) -> RpcServer:
         """Listen from now on; returns what a client is told. Raises NetworkError."""
+        self._port = port
+        while (number := os.open(os.devnull, os.O_RDWR)) <= 2:  # else the pipe takes the number of a closed stream
+            pass
+        os.close(number)
         reader, writer = os.pipe()
-        sys.stdout.flush()
+        if sys.stdout:
+            sys.stdout.flush()
         os.dup2(writer, 1)  # ggml writes about its clients to stdout, and nothing else of llmcli does
         threading.Thread(target=self._read, args=(reader,), daemon=True).start()
         folder = self._cache.folder if self._cache else None
@@ -190,13 +227,9 @@ class DeviceServer:
         while not is_over():
             time.sleep(_LOOK)
             client = self._client
-            found = [(f"{host}:{port}", n) for (host, port), n in connections()]
-            found += [("a client", 0)] if sys.platform == "win32" else []
-            if client and found:
-                peer, client.n_bytes = found[0]
-                if not client.peer and time.monotonic() - client.since >= _LOOK:
-                    client.peer = peer
-                    self._log(f"{peer} uses it")
+            if client and client.is_there and not client.is_logged and time.monotonic() - client.since >= _LOOK:
+                client.is_logged = True
+                self._log(f"{client.peer} uses it")
             if not (self._thread and self._thread.is_alive()):
                 raise NetworkError("the server of llama.cpp has ended", "start it again")
 
@@ -205,19 +238,24 @@ class DeviceServer:
             for line in lines:
                 if line.startswith(_ACCEPTED):
                     bindings.clear_log()
-                    self._client = _Client(time.monotonic())
+                    self._client = _Client(self._port)
                 elif line.startswith(_CLOSED) and self._client:
                     client, self._client = self._client, None
-                    if self._cache and not self._cache.keep():
-                        self._log(
-                            f"no tensor of this client is kept: {self._cache.folder} is full or cannot be written to"
-                        )
-                    if (reason := bindings.last_log_error()) and client.peer:
-                        self._log(f"{client.peer} has left: {reason}")
-                    elif client.peer:
-                        seconds = format_duration(time.monotonic() - client.since)
-                        size = f", {format_size(client.n_bytes)} in both directions" if client.n_bytes else ""
-                        self._log(f"{client.peer} has left after {seconds}{size}")
+                    self._end(client)
+
+    def _end(self, client: _Client) -> None:
+        """Log the end of a client, unless it has only asked for the memory."""
+        n_bytes, reason = client.end(), bindings.last_log_error()
+        if 0 < n_bytes < _OF_A_CHECK and not client.is_logged:  # a load is preceded by many of them
+            return
+        lost = self._cache.keep() if self._cache else ""
+        if not (n_bytes or client.is_logged):
+            return
+        if lost:
+            self._log(f"{lost}: no tensor of this client is kept")
+        seconds = format_duration(time.monotonic() - client.since)
+        size = f", {format_size(n_bytes)} in both directions" if n_bytes else ""
+        self._log(f"{client.peer} has left" + (f": {reason}" if reason else f" after {seconds}{size}"))
 
 
 def _free(limit: int, is_cpu: bool, free: int, total: int) -> int:

@@ -83,8 +83,10 @@ def _resolve(name: str, host: str, end: float) -> str:
     def ask() -> None:
         try:
             found.append(str(socket.getaddrinfo(host, None, socket.AF_INET, socket.SOCK_STREAM)[0][4][0]))
-        except (OSError, UnicodeError) as error:
-            found.append(error if isinstance(error, OSError) else OSError(str(error)))
+        except OSError as error:
+            found.append(error)
+        except UnicodeError:  # an empty part, or one of more than 63 characters
+            found.append(OSError("it is not a valid name"))
 
     thread = threading.Thread(target=ask, daemon=True)
     thread.start()
@@ -92,7 +94,8 @@ def _resolve(name: str, host: str, end: float) -> str:
     if found and isinstance(found[0], str):
         return found[0]
     reason = error_text(found[0]) if found and isinstance(found[0], OSError) else "no name server answers"
-    raise RpcServerError(f"cannot find the host of the RPC server {name}: {reason}", "check its name; it needs IPv4")
+    message = f"cannot find the host of the RPC server {ellipsize(name, 80)}: {reason}"
+    raise RpcServerError(message, "check its name; it needs IPv4")
 
 
 class _Connection:
@@ -117,7 +120,8 @@ class _Connection:
             raise RpcServerError(text, "look at its log; or the port is that of another program") from None
         if is_first and not head:
             text = f"the RPC server {self._name} ended the connection: it has an older protocol, or is another program"
-            raise RpcServerError(text, "install the same release of llama-cpp-python on both machines")
+            hint = "install the same release of llama-cpp-python on both machines; behind a tunnel, see if it runs"
+            raise RpcServerError(text, hint)
         if is_first:
             begin = ellipsize(head.decode("ascii", "replace"), 20)
             what = (

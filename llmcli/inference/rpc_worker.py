@@ -6,6 +6,7 @@ process that ends, and the command keeps what it has.
 
 import json
 import os
+import shutil
 import signal
 import sys
 import threading
@@ -41,9 +42,11 @@ def main() -> None:
 
     The first line of stdin says what to do. Its end, also that by a kill, is the end of the command.
     """
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a Ctrl-C is for the command
+    for name in ("SIGINT", "SIGHUP"):  # a Ctrl-C, and the end of the terminal, are for the command
+        if hasattr(signal, name):
+            signal.signal(getattr(signal, name), signal.SIG_IGN)
     given = json.loads(sys.stdin.buffer.readline())  # with infinity, which settings may have
-    threading.Thread(target=_wait_for_end, daemon=True).start()
+    threading.Thread(target=_wait_for_end, args=(given["folder"],), daemon=True).start()
     if given["has_log"]:
         bindings.subscribe_log(lambda line: print(line, file=sys.stderr, flush=True))
     settings = read_settings(given["settings"])
@@ -86,8 +89,9 @@ class _CommandConnection:
         return data
 
 
-def _wait_for_end() -> None:
+def _wait_for_end(folder: str) -> None:
     while sys.stdin.buffer.read(1):
         pass
+    shutil.rmtree(folder, ignore_errors=True)  # a command that was killed has left it
     rpc_devices.disconnect()
     os._exit(0)  # the system frees all at once, and no call that waits for a server is waited for

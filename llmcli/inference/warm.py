@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, suppress
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,7 +25,7 @@ from llmcli.params.settings import Settings, to_data
 if TYPE_CHECKING:
     from llmcli.engine.events import Cancellation
     from llmcli.inference.remote_embedding import RemoteEmbeddingModel
-    from llmcli.inference.remote_engine import RemoteEngine
+    from llmcli.inference.remote_engine import EngineGoneError, RemoteEngine
     from llmcli.models.locations import ModelFile
 
 # What a connection begins with.
@@ -100,6 +101,11 @@ def state_of(path: Path) -> tuple[int, int, int]:
 def info_path(key: str) -> Path:
     """The file that describes a process."""
     return runtime_dir() / f"{key}.json"
+
+
+def _log_path(key: str) -> Path:
+    """What it writes to stderr."""
+    return runtime_dir() / f"{key}.log"
 
 
 def address_of(key: str) -> str:
@@ -178,7 +184,7 @@ def start(file: "ModelFile", settings: Settings, seconds: float) -> WarmModel:
     import subprocess  # takes 6 ms, and most commands start none
 
     key, folder = key_of(file.parts, settings), make_private(runtime_dir())
-    log = folder / f"{key}.log"
+    log = _log_path(key)
     given = {"settings": to_data(settings), "model": str(file.path), "key": key, "seconds": min(seconds, FOREVER)}
     # What the reference of the command says of the file, and its path does not.
     given["file"] = {key: getattr(file, key) for key in ("name", "ollama_template", "ollama_parameters")}
@@ -233,7 +239,20 @@ def open_engine(
     """Its model as an engine. Raises OSError or EngineGoneError when it has ended, and what the start of one raises."""
     from llmcli.inference.remote_engine import RemoteEngine
 
-    return RemoteEngine(one.connect, settings, notes, cancellation, progress)
+    return RemoteEngine(one.connect, settings, notes, cancellation, progress, partial(_error_of_end, one, settings))
+
+
+def _error_of_end(one: WarmModel, settings: Settings) -> "EngineGoneError":
+    """What a command gets when it ends: which RPC server has gone, where one has."""
+    from llmcli.inference.remote_channel import EngineGoneError
+
+    if settings.rpc:
+        from llmcli.inference.rpc_engine import error_of
+
+        with suppress(OSError):
+            if found := error_of(_log_path(one.key).read_text("utf-8", "replace"), settings.rpc):
+                return found
+    return EngineGoneError()
 
 
 def open_vectors(

@@ -8,6 +8,7 @@ import socket
 import subprocess
 import sys
 import threading
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
@@ -55,8 +56,9 @@ def fake_ssh(folder: Path) -> dict[str, str]:
 class RpcServe:
     """`llmcli rpc serve` on a free port; `address` is where it listens."""
 
-    def __init__(self, *arguments: str, home: Path) -> None:
-        command = [sys.executable, "-m", "llmcli", "rpc", "serve", "--port", "0", "-t", "1", *arguments]
+    def __init__(self, *arguments: str, home: Path, before: Sequence[str] = ()) -> None:
+        """`before` is what starts the command, if another program does."""
+        command = [*before, sys.executable, "-m", "llmcli", "rpc", "serve", "--port", "0", "-t", "1", *arguments]
         environment = {**os.environ, "LLMCLI_HOME": str(home)}
         self.process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment)
         self.log: list[str] = []

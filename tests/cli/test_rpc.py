@@ -3,11 +3,14 @@
 import json
 import os
 import signal
+import socket
+import struct
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
-from contextlib import closing
+from contextlib import closing, suppress
 from http.client import HTTPConnection
 from pathlib import Path
 from typing import Any
@@ -144,17 +147,56 @@ def test_a_server_that_is_lost_during_the_load_is_an_error(
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="needs /proc")
-def test_the_process_of_a_model_ends_with_a_killed_command(short: Path, servers: list[RpcServe]) -> None:
+@pytest.mark.parametrize("is_closed", [False, True], ids=["killed", "terminal"])
+def test_the_process_of_a_model_ends_with_its_command(
+    short: Path, servers: list[RpcServe], tmp_path: Path, is_closed: bool
+) -> None:
+    """A terminal that is closed sends its signal to both of them."""
+    temporary = tmp_path / "tmp"
+    temporary.mkdir()
+    environment = {**os.environ, "TMPDIR": str(temporary)}
     command = [sys.executable, "-m", "llmcli", "generate", "Hello", *LONG, *flags(servers[0].address)]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as process:
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, env=environment, start_new_session=True
+    ) as process:
         assert process.stdout
         assert process.stdout.read(20)
         assert _is_running("rpc_worker")
-        process.kill()
+        if is_closed:
+            os.killpg(process.pid, signal.SIGHUP)
+        else:
+            process.kill()
     deadline = time.monotonic() + 30
     while _is_running("rpc_worker") and time.monotonic() < deadline:
         time.sleep(0.1)
     assert not _is_running("rpc_worker")
+    assert [*temporary.iterdir()] == []
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="a pipe of Windows is in no folder")
+@pytest.mark.parametrize("length", [1, 120])  # the path of a socket has at most 108 bytes
+def test_a_command_leaves_no_temporary_file(
+    short: Path, servers: list[RpcServe], run: Run, tmp_path: Path, length: int
+) -> None:
+    temporary = tmp_path / ("t" * length)
+    temporary.mkdir()
+    for where, status in ((servers[0].address, 0), ("127.0.0.1:1", 5)):
+        command = ("generate", "Hi", *GREEDY, "-n", "2", "--no-stdin", *flags(where))
+        result = run(*command, env={"TMPDIR": str(temporary)})
+        assert result.status == status, result.stderr
+        assert [*temporary.iterdir()] == []
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="needs /proc")
+def test_a_process_that_is_killed_is_no_server_that_is_lost(short: Path, servers: list[RpcServe]) -> None:
+    command = [sys.executable, "-m", "llmcli", "generate", "Hello", *LONG, *flags(servers[0].address)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stdout
+        assert process.stdout.read(20)
+        os.kill(_find_process("rpc_worker"), signal.SIGKILL)
+        _, errors = process.communicate()
+    assert process.returncode == 5
+    assert "error: the process of the model was ended by SIGKILL" in errors
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows has no SIGSTOP")
@@ -173,6 +215,30 @@ def test_a_server_that_hangs_counts_as_gone_in_time(short: Path, run: Run, tmp_p
         assert refused.status == 5
         assert f"error: the RPC server {other.address} does not answer" in refused.stderr
         other.send(signal.SIGCONT)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no SIGSTOP")
+def test_vectors_that_nobody_wants_do_not_wait_for_a_server_that_hangs(short: Path, run: Run, tmp_path: Path) -> None:
+    """These are computed in the process of the command, which waits for 10 seconds and not for --rpc-timeout."""
+    texts = tmp_path / "texts.txt"
+    texts.write_text("".join(f"Sentence {number} about rivers.\n" for number in range(20_000)))
+    with RpcServe(home=tmp_path) as other:
+        where = (*flags(other.address), "--rpc-timeout", "86400")
+        command = [sys.executable, "-m", "llmcli", "embed", "-f", str(texts), "-t", "1", *where]
+        with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+            assert process.stdout
+            assert process.stdout.readline()
+            reader = threading.Thread(target=process.stdout.read, daemon=True)
+            reader.start()
+            other.send(signal.SIGSTOP)
+            time.sleep(1)  # until a call waits for it
+            process.send_signal(signal.SIGINT)
+            assert process.stderr
+            errors = process.stderr.read()
+            reader.join()
+        other.send(signal.SIGCONT)
+    assert process.returncode in (5, -signal.SIGINT)  # it was between two texts
+    assert process.returncode < 0 or "an RPC server has not stopped within" in errors
 
 
 @pytest.mark.parametrize("n_answers", [0, 1, 2, 3, 6], ids=["hello", "count", "again", "memory", "later"])
@@ -240,6 +306,37 @@ def test_a_server_loads_the_model_again_after_a_loss(short: Path, tmp_path: Path
     assert second[1]["choices"] == first[1]["choices"]
 
 
+def test_a_command_that_uses_a_warm_model_says_which_server_is_lost(short: Path, run: Run, tmp_path: Path) -> None:
+    with RpcServe(home=tmp_path) as other:
+        load = ("-t", "1", *flags(other.address))
+        assert run("warm", str(short), *load).status == 0
+        command = [sys.executable, "-m", "llmcli", "generate", "Hello", *LONG, *flags(other.address)]
+        with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+            assert process.stdout
+            assert process.stdout.read(20)
+            other.send(signal.SIGKILL)
+            _, errors = process.communicate()
+    assert process.returncode == 5
+    assert f"the RPC server {other.address} is not reached" in errors
+
+
+def test_a_load_that_has_failed_is_no_warm_model(short: Path, run: Run, tmp_path: Path) -> None:
+    """Its process lingers for a moment, for those who ask why."""
+    with RpcServe(home=tmp_path) as other:
+        port = other.address.partition(":")[2]
+    load = ("warm", str(short), "-t", "1", *flags(other.address))
+    with subprocess.Popen([sys.executable, "-m", "llmcli", *load], stderr=subprocess.PIPE, text=True) as process:
+        _, errors = process.communicate()
+        assert "is not reached" in errors
+    again = run(*load)
+    assert again.status != 0
+    assert "is loaded already" not in again.stderr
+    with RpcServe("--port", port, home=tmp_path):
+        assert "stays loaded" in run(*load).stderr
+        assert "is loaded already" in run(*load).stderr
+        assert run("stop", "--all").status == 0
+
+
 @pytest.mark.skipif(sys.platform == "win32", reason="the program in place of ssh is a script")
 def test_ssh_starts_the_server_and_ends_it(short: Path, run: Run, tmp_path: Path) -> None:
     environment = fake_ssh(tmp_path / "bin")
@@ -259,15 +356,19 @@ def test_ssh_starts_the_server_and_ends_it(short: Path, run: Run, tmp_path: Path
 
 
 def _is_running(word: str) -> bool:
-    """Whether this user's processes of this test have such a command line, where the system tells (Linux)."""
+    return _find_process(word) != 0
+
+
+def _find_process(word: str) -> int:
+    """A process of this test with such a command line, where the system tells (Linux); else 0."""
     home = os.environ["LLMCLI_HOME"].encode()
     for one in Path("/proc").glob("[0-9]*"):
         try:
             if word.encode() in (one / "cmdline").read_bytes() and home in (one / "environ").read_bytes():
-                return True
+                return int(one.name)
         except OSError:
             continue
-    return False
+    return 0
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="a process of Windows cannot be asked to end")
@@ -278,6 +379,52 @@ def test_the_log_says_who_uses_the_devices(short: Path, run: Run, tmp_path: Path
         other.send(signal.SIGTERM)
         assert other.process.wait() == 0
     assert any(" uses it" in line for line in other.log)
+
+
+def test_the_log_has_a_client_that_stays_for_a_moment_but_no_check(short: Path, run: Run, tmp_path: Path) -> None:
+    with RpcServe(home=tmp_path) as other:
+        assert run("doctor", *flags(other.address)).status in (0, 1)
+        command = ("generate", "Hi", *GREEDY, "-n", "1", "--no-stdin", *flags(other.address))
+        for _ in range(2):
+            assert run(*command).status == 0
+        other.send(signal.SIGTERM)
+        assert other.process.wait() == 0
+    assert sum(" has left after " in line and "MB in both directions" in line for line in other.log) == 2
+    assert sum(" has left" in line for line in other.log) == 2
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs a shell of POSIX")
+@pytest.mark.parametrize("closed", ["<&-", ">&-", "<&- >&-"])
+def test_a_server_needs_no_stdin_and_no_stdout(short: Path, run: Run, tmp_path: Path, closed: str) -> None:
+    with RpcServe(home=tmp_path, before=("sh", "-c", f'exec "$0" "$@" {closed}')) as other:
+        assert run("generate", "Hi", *GREEDY, "-n", "2", "--no-stdin", *flags(other.address)).status == 0
+        other.send(signal.SIGTERM)
+        assert other.process.wait() == 0
+    assert any("has left after" in line for line in other.log)
+
+
+@pytest.mark.parametrize("message", [struct.pack("<BQ", 6, 1 << 63), struct.pack("<BQI", 11, 4, 9)])
+def test_a_client_that_sends_nonsense_ends_the_server_with_a_reason_at_worst(tmp_path: Path, message: bytes) -> None:
+    with RpcServe(home=tmp_path) as other:
+        host, _, port = other.address.partition(":")
+        with socket.create_connection((host, int(port))) as client, suppress(OSError):
+            client.sendall(struct.pack("<BQ", 14, 24) + bytes(24) + message)
+            client.shutdown(socket.SHUT_WR)
+            while client.recv(100):
+                pass
+        with suppress(subprocess.TimeoutExpired):
+            other.process.wait(2)
+        other.send(signal.SIGTERM)
+        status = other.process.wait()
+    assert status in (0, 5)
+    assert status == 0 or "hint: a client sent nonsense" in "".join(other.log)
+
+
+def test_an_empty_limit_of_memory_is_refused(run: Run) -> None:
+    for text in ("", ","):  # of a variable of a script that is not set
+        result = run("rpc", "serve", "--port", "0", "--memory", text)
+        assert result.status == 2
+        assert "--memory must be sizes above 0" in result.stderr
 
 
 def test_a_model_larger_than_all_memory_is_refused(short: Path, run: Run, tmp_path: Path) -> None:

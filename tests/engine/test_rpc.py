@@ -80,7 +80,7 @@ def watched(monkeypatch: pytest.MonkeyPatch) -> threading.Event:
     # The process of the tests has threads of other tests, and watches that never end; a sleep takes no time at all.
     monkeypatch.setattr(rpc_watch, "_LEAST_CPU", 0.5)
     monkeypatch.setattr(rpc_watch, "connections", list)
-    Watch(0.5, lambda _waited: stalled.set())
+    Watch(0.5, lambda _waited, _is_unwanted: stalled.set())
     return stalled
 
 
@@ -105,7 +105,7 @@ def test_a_call_that_nobody_wants_may_wait_for_a_short_time_only(
 ) -> None:
     monkeypatch.setattr(rpc_watch, "HURRY", 0.2)
     stalled = threading.Event()
-    watch = Watch(60, lambda _waited: stalled.set())
+    watch = Watch(60, lambda _waited, _is_unwanted: stalled.set())
     thread = threading.Thread(target=bindings.load().llama_decode, args=(3.0,))
     thread.start()
     while not watch._calls:  # a busy machine starts the thread late
@@ -123,6 +123,32 @@ def test_a_call_during_which_bytes_arrive_is_no_stall(
     monkeypatch.setattr(rpc_watch, "connections", lambda: [(("127.0.0.1", 50052), next(moved))])
     bindings.load().llama_decode(1.5)
     assert not watched.is_set()
+
+
+def test_a_call_that_nobody_wants_ends_although_bytes_arrive(
+    watched: threading.Event, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A server can send a byte now and then without an end."""
+    moved = count()
+    monkeypatch.setattr(rpc_watch, "connections", lambda: [(("127.0.0.1", 50052), next(moved))])
+    monkeypatch.setattr(rpc_watch, "HURRY", 0.2)
+    found: list[bool] = []
+    stalled = threading.Event()
+
+    def stall(_waited: float, is_unwanted: bool) -> None:
+        found.append(is_unwanted)
+        stalled.set()
+
+    watch = Watch(0.5, stall)
+    thread = threading.Thread(target=bindings.load().llama_decode, args=(3.0,))
+    thread.start()
+    while not watch._calls:
+        sleep(0.01)
+    assert not stalled.wait(1.0)
+    watch.hurry()
+    assert stalled.wait(20)
+    assert found == [True]
+    thread.join()
 
 
 def test_time_between_calls_does_not_count(watched: threading.Event) -> None:

@@ -5,7 +5,6 @@ import os
 import shutil
 import socket
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -61,11 +60,11 @@ def test_the_memory_of_servers_counts_unless_one_is_not_there(monkeypatch: pytes
     def warn(message: str, hint: str) -> None:
         warnings.append((message, hint))
 
-    assert memory_with_servers(Settings(), warn) == 100
-    assert memory_with_servers(Settings(rpc=("a:1", "b:2")), warn) == 146
-    assert memory_with_servers(Settings(rpc=("a:1", "also-a:1")), warn) == 123
+    assert memory_with_servers(Settings(), warn) == (100, 0)
+    assert memory_with_servers(Settings(rpc=("a:1", "b:2")), warn) == (146, 2)
+    assert memory_with_servers(Settings(rpc=("a:1", "also-a:1")), warn) == (123, 1)
     assert warnings == []
-    assert memory_with_servers(Settings(rpc=("a:1", "gone:1")), warn) == 100
+    assert memory_with_servers(Settings(rpc=("a:1", "gone:1")), warn) == (100, 0)
     assert warnings == [("only the memory of this machine counts: gone is not reached", "start it")]
 
 
@@ -81,47 +80,49 @@ def test_each_server_that_runs_keeps_its_tensors_in_a_folder_of_its_own(tmp_path
     assert [first.folder.name, second.folder.name] == ["rpc", "rpc-2"]
     cut = first.folder / "1111111111111111"
     cut.write_bytes(b"wei")
-    later = time.time() + 1
-    os.utime(cut, (later, later))
-    assert second.keep()  # a client of the second one leaves, and the first one is killed
+    assert second.keep() == ""  # a client of the second one leaves, and the first one is killed
     end_server()
     assert TensorCache(tmp_path / "rpc").folder == first.folder
     assert not cut.exists()
     end_server()
 
 
-def test_the_folder_of_tensors_can_be_deleted_at_any_time(tmp_path: Path) -> None:
-    cache = TensorCache(tmp_path / "rpc")
-    shutil.rmtree(cache.folder)
-    assert cache.keep()
-    shutil.rmtree(cache.folder)
-    cache.folder.write_text("")  # nothing can be kept, and the server goes on
-    assert not cache.keep()
-    end_server()
+def kept(cache: TensorCache) -> set[str]:
+    return {path.name for path in cache.folder.iterdir()} - {"complete.json", "lock"}
 
 
 def test_a_tensor_that_may_be_cut_is_not_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     cache = TensorCache(tmp_path / "rpc")
-
-    def write(name: str) -> None:
-        now = time.time() + 1  # later than the mark, however coarse the clock of the file system is
+    for name in ("0123456789abcdef", "1111111111111111"):
         (cache.folder / name).write_bytes(b"weights")
-        os.utime(cache.folder / name, (now, now))
-
-    def kept() -> set[str]:
-        return {path.name for path in cache.folder.iterdir()} - {"complete", "lock"}
-
-    write("0123456789abcdef")
-    os.utime(cache.folder / "0123456789abcdef", (1, 1))  # the client has left long ago
-    assert cache.keep()
-    write("1111111111111111")
+    assert cache.keep() == ""
+    (cache.folder / "1111111111111111").write_bytes(b"")  # the machine has lost its power
+    (cache.folder / "2222222222222222").write_bytes(b"weights")
     end_server()  # it was killed
     TensorCache(cache.folder)
-    assert kept() == {"0123456789abcdef"}
-    write("2222222222222222")
+    assert kept(cache) == {"0123456789abcdef"}
+    (cache.folder / "3333333333333333").write_bytes(b"weights")
     monkeypatch.setattr(rpc_server, "_SPARE", 1 << 60)
-    assert not cache.keep()  # the disk is full
-    assert kept() == {"0123456789abcdef"}
+    assert cache.keep() == "the disk is full"
+    assert kept(cache) == {"0123456789abcdef"}
+    end_server()
+
+
+@pytest.mark.parametrize("note", ["", "[]", '{"0123456789abcdef": "7"}'])
+def test_without_a_valid_note_no_tensor_is_known_to_be_complete(tmp_path: Path, note: str) -> None:
+    (tmp_path / "0123456789abcdef").write_bytes(b"weights")
+    (tmp_path / "complete.json").write_text(note)
+    assert kept(TensorCache(tmp_path)) == set()
+    end_server()
+
+
+def test_the_folder_of_tensors_can_be_deleted_at_any_time(tmp_path: Path) -> None:
+    cache = TensorCache(tmp_path / "rpc")
+    shutil.rmtree(cache.folder)
+    assert cache.keep() == ""
+    shutil.rmtree(cache.folder)
+    cache.folder.write_text("")  # nothing can be kept, and the server goes on
+    assert "cannot be written to" in cache.keep()
     end_server()
 
 

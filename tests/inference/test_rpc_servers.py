@@ -88,6 +88,8 @@ def test_a_server_whose_queue_is_full_may_be_in_use(monkeypatch: pytest.MonkeyPa
 def test_a_name_that_does_not_resolve_is_an_error() -> None:
     with pytest.raises(RpcServerError, match="cannot find the host of the RPC server tower"):
         ask_server("tower", "nobody.invalid", 50052, 5.0)
+    with pytest.raises(RpcServerError, match="tower: it is not a valid name"):
+        ask_server("tower", "a" * 64 + ".invalid", 50052, 5.0)
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,6 @@
 """The process of a model over RPC servers: how its errors reach the command, and what ends a call that waits."""
 
 import sys
-from multiprocessing import connection
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, NoReturn
@@ -79,13 +78,16 @@ def test_a_process_that_only_ends_the_connection_has_no_status(
 
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows has named pipes")
 def test_a_socket_that_cannot_be_made_is_an_error_with_its_reason(
-    tiny: Path, home: Path, monkeypatch: pytest.MonkeyPatch
+    tiny: Path, home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     record_probed(home / "data", [tiny], probe_record())
-    monkeypatch.setattr(connection, "arbitrary_address", lambda _family: str(home / ("x" * 120)))
+    folder = tmp_path / "socket"
+    folder.mkdir()
+    monkeypatch.setattr(rpc_engine, "_new_address", lambda: (str(folder), str(folder / ("x" * 120))))
     with pytest.raises(RpcGoneError, match=r"cannot listen on /.*x: AF_UNIX path too long") as caught:
         RpcProcess(Settings(model=str(tiny)), has_log=False)
     assert caught.value.hint.startswith("let TMPDIR be a folder with a short path")
+    assert not folder.exists()
 
 
 @pytest.mark.parametrize(

@@ -53,6 +53,25 @@ def test_the_status_says_which_device_has_which_layers() -> None:
     assert status_line(chat) == "starter · context 57/8.2k · 11 on RPC0, 20 on RPC1 · temp 0.8"
 
 
+@pytest.mark.parametrize(
+    ("columns", "shown"),
+    [
+        ("200", "starter · cannot be loaded: the RPC server tower:50052 is not reached: Connection refused · temp 0.8"),
+        ("80", "starter · cannot be loaded: the RPC server tower:50052 is not reached: Connect…"),
+        ("40", "starter · cannot be loaded: the RPC se…"),
+    ],
+)
+def test_the_status_says_before_the_first_message_why_a_model_cannot_be_loaded(
+    window: pytest.MonkeyPatch, columns: str, shown: str
+) -> None:
+    window.setenv("COLUMNS", columns)
+    chat = fake_chat()
+    chat.controller.engine = None
+    error = "the RPC server tower:50052 is not reached: Connection refused"
+    chat.controller.loading = SimpleNamespace(error=error, status="loading the model")
+    assert status_line(chat) == shown
+
+
 @pytest.mark.parametrize(("speed", "shown"), [(1.2, "1 token/s"), (41.7, "42 tokens/s")])
 def test_the_status_has_the_speed_of_the_last_answer(speed: float, shown: str) -> None:
     assert status_line(fake_chat((QUESTION, ANSWER), turn=turn(speed))).endswith(f"temp 0.8 · {shown}")

@@ -81,7 +81,8 @@ def files(
         raise UsageError(f"'{repo}' is not a repository on the Hub", "write owner/repo")
     warn_about_token(locations)
     listing = api.get_repo(reference, locations.offline, console.note)
-    found, memory = repo_files.quantizations(listing.files), memory_with_servers(resolve_settings(flags), console.warn)
+    found = repo_files.quantizations(listing.files)
+    memory, _ = memory_with_servers(resolve_settings(flags), console.warn)
     if not found:
         repo_files.select_quantization(found, None, None, listing.name)  # raises the error with its hint
     chosen, reason = repo_files.best_fit(found, memory) if any(variant.complete for variant in found) else (None, "")
@@ -130,7 +131,7 @@ def search(
 @with_settings(only=("rpc", "rpc_timeout"))
 def recommend(flags: Layer, as_json: Json = False) -> None:
     settings, (_, cores) = resolve_settings(flags), memory_and_cores()
-    memory = memory_with_servers(settings, console.warn)
+    memory, n_servers = memory_with_servers(settings, console.warn)
     entries = catalog.recommend(memory, cores)
     if as_json:
         print_json([asdict(entry) for entry in entries])
@@ -140,7 +141,7 @@ def recommend(flags: Layer, as_json: Json = False) -> None:
     ]
     commands = [f"llmcli pull {entry.reference}" for entry in entries]
     print_rows(("NAME", "WEIGHTS", "SIZE", "LICENSE", "GOOD AT"), rows, ("WEIGHTS", "SIZE"), commands)
-    where = f" with {plural(len(settings.rpc), 'RPC server')}" if settings.rpc else ""
+    where = f" with {plural(n_servers, 'RPC server')}" if n_servers else ""
     machine = (f"{memory / 2**30:.1f} GiB of free memory{where} and " if memory else "") + plural(cores, "core")
     console.note(f"for {machine}, from llmcli's own catalog of {catalog.AS_OF}")
     console.note(f"the short name works too: `llmcli pull {entries[0].name}`")

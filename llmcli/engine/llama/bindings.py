@@ -28,6 +28,7 @@ _last_level = _INFO
 _callback: object = None
 _failure_callbacks: tuple[object, ...] = ()
 _RPC_SOURCE = "ggml-rpc.cpp"  # the file of an assertion that fails because of a server
+serves_clients = False  # whether this process offers its devices: then a client has caused what ends it
 is_process_ending = False  # then models and contexts are not freed: the system is faster (12 ms of a short answer)
 _SET_TERMINATE = "_ZSt13set_terminatePFvvE"  # std::set_terminate, as GCC and Clang name it
 
@@ -87,8 +88,9 @@ def _end(reason: str) -> None:
     """End the program at once, from any thread: after this call llama.cpp would abort, with a core dump."""
     reason = os.path.basename(reason.splitlines()[0] if reason else "")[:160]
     hint = "check the file with `llmcli models verify`, remove --override-kv, or use another model"
-    if _RPC_SOURCE in reason and "ASSERT" in reason:  # the other side of it is `llmcli rpc serve`
-        end_process(f"a client sent nonsense: {reason}", "start it again, and look who reaches it", ExitStatus.NETWORK)
+    if serves_clients:
+        hint = "a client sent nonsense, or wanted more memory than there is: start it again, and look who reaches it"
+        end_process(f"{FAILURE}: {reason}", hint, ExitStatus.NETWORK)
     if _RPC_SOURCE in reason:
         end_process("an RPC server has ended, or has sent a wrong answer", "look at its log", ExitStatus.NETWORK)
     end_process(f"{FAILURE}: {reason}", hint, ExitStatus.MODEL_INVALID)

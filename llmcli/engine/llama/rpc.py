@@ -131,6 +131,7 @@ def start_server(address: str, cache_folder: Path | None, n_threads: int, handle
         ctypes.c_size_t,
         ctypes.c_void_p,
     )
+    bindings.serves_clients = True
     array = (ctypes.c_void_p * len(handles))(*handles)
     folder = bindings.path_bytes(cache_folder) if cache_folder else None
     serve(address.encode(), folder, n_threads, len(handles), ctypes.addressof(array))

@@ -33,9 +33,17 @@ def connections() -> list[tuple[tuple[str, int], int]]:
 
     With each the bytes in both directions, where the system tells them (Linux); else 0.
     """
-    found: list[tuple[tuple[str, int], int]] = []
+    found = []
+    for one in open_connections():
+        with suppress(OSError), one:
+            found.append((one.getpeername()[:2], bytes_moved(one)))
+    return found
+
+
+def open_connections() -> Iterator[socket.socket]:
+    """The TCP connections of this process, each as a socket that the caller closes; none on Windows."""
     if sys.platform == "win32" or not os.path.isdir("/dev/fd"):
-        return found
+        return
     for name in os.listdir("/dev/fd"):
         with suppress(OSError):
             number = os.dup(int(name))  # ggml may close its own at any time
@@ -44,13 +52,22 @@ def connections() -> list[tuple[tuple[str, int], int]]:
             except OSError:  # another file
                 os.close(number)
                 continue
-            with one:
-                if one.family == socket.AF_INET and one.type == socket.SOCK_STREAM:
-                    found.append((one.getpeername()[:2], _bytes_moved(one)))
-    return found
+            if one.family == socket.AF_INET and one.type == socket.SOCK_STREAM and _is_connected(one):
+                yield one
+            else:
+                one.close()
 
 
-def _bytes_moved(one: socket.socket) -> int:
+def _is_connected(one: socket.socket) -> bool:
+    try:
+        one.getpeername()
+    except OSError:  # it listens, or its end has come
+        return False
+    return True
+
+
+def bytes_moved(one: socket.socket) -> int:
+    """The bytes in both directions, where the system tells them (Linux); else 0."""
     if not sys.platform.startswith("linux"):
         return 0
     data = one.getsockopt(socket.IPPROTO_TCP, _TCP_INFO, 256)
@@ -58,13 +75,16 @@ def _bytes_moved(one: socket.socket) -> int:
 
 
 class Watch:
-    """Calls `on_stall`, with the seconds, when a call of llama.cpp goes on for `seconds` without a sign of life.
+    """Calls `on_stall` when a call of llama.cpp goes on for `seconds` without a sign of life.
+
+    A call whose result nobody wants may do that for `HURRY` only, and ends after `seconds` with signs of life too: a
+    server may send a byte now and then without an end. `on_stall` gets the seconds, and whether it was not wanted.
 
     A sign of life is a byte on a connection, or work of this process: then the call computes here. Time in which this
     process is stopped, as by a laptop that sleeps, does not count.
     """
 
-    def __init__(self, seconds: float, on_stall: Callable[[float], object]) -> None:
+    def __init__(self, seconds: float, on_stall: Callable[[float, bool], object]) -> None:
         self._seconds, self._on_stall = seconds, on_stall
         self._calls: set[object] = set()
         self._unwanted: set[object] = set()  # those whose result nobody wants
@@ -102,18 +122,21 @@ class Watch:
 
     def _run(self) -> None:
         known: set[object] = set()
-        waited, sign, pause = 0.0, (0.0, 0), threading.Event()
-        while waited < (min(self._seconds, HURRY) if known & self._unwanted else self._seconds):
+        waited, unwanted, sign, pause = 0.0, 0.0, (0.0, 0), threading.Event()
+        most, hurry = max(self._seconds, HURRY), min(self._seconds, HURRY)
+        while waited < (hurry if unwanted else self._seconds) and unwanted < most:
             begin = monotonic()
             pause.wait(_TICK)
             elapsed, calls = monotonic() - begin, self._calls.copy()
             if not calls & known:
-                known, waited = calls, 0.0
+                known, waited, unwanted = calls, 0.0, 0.0
                 continue
             known &= calls
             moved = sum(n for _, n in connections())
             cpu = process_time() - thread_time()  # without what this look itself takes
             is_alive = moved != sign[1] or cpu - sign[0] > _LEAST_CPU * elapsed
-            waited = 0.0 if is_alive else waited + min(elapsed, 2 * _TICK)
+            counted = min(elapsed, 2 * _TICK)
+            waited = 0.0 if is_alive else waited + counted
+            unwanted = unwanted + counted if known & self._unwanted else 0.0
             sign = cpu, moved
-        self._on_stall(waited)
+        self._on_stall(max(waited, unwanted), unwanted > 0)

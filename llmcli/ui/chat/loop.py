@@ -101,7 +101,10 @@ def status_line(chat: ChatApp) -> str:
     # Of a path the end, which distinguishes models.
     parts = [name if engine and not name.startswith("/") else Path(name).name, chat.session.character]
     if engine is None and controller.loading:
-        parts.append("cannot be loaded" if controller.loading.error else controller.loading.status)
+        parts.append(controller.loading.status)
+        if error := controller.loading.error:  # the whole error comes with the next message
+            room = shutil.get_terminal_size().columns - 1 - len(_fitting(*parts[:2])) - len(" · ")
+            parts[-1] = ellipsize(f"cannot be loaded: {error}", max(room, len("cannot be loaded…")))
     if engine:
         if chat.fit is None:  # the model was loaded during this prompt
             chat.count()
