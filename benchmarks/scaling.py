@@ -3,11 +3,13 @@
     python -m benchmarks.scaling servers [LINES] [ROUNDS]
     python -m benchmarks.scaling ray [LINES] [ROUNDS]
     python -m benchmarks.scaling memory [LINES]
+    python -m benchmarks.scaling ray-memory [LINES]
 
 Each server and each actor has one thread and the starter; each answer has 32 tokens. `servers` compares the whole
 command (goal: two are at least 1.8 times as fast as one). `ray` compares the lines per second from the first block of
 answers on, without the start of the cluster (at least 1.5). `memory` prints the peak memory of a batch of a tenth of
-the lines and of all, on engines without a model: over two servers, and where Ray is installed over two actors.
+the lines and of all, on two servers without a model. `ray-memory` does it for two actors of a local cluster, and for
+three times as many lines: that of the batch, of its driver and of the larger actor (at most 1.1 x that of a tenth).
 """
 
 import re
@@ -35,6 +37,8 @@ def main() -> None:
         servers(*map(int, numbers))
     elif command == "ray":
         ray(*map(int, numbers))
+    elif command == "ray-memory":
+        ray_memory(*map(int, numbers))
     else:
         memory(*map(int, numbers))
 
@@ -117,12 +121,55 @@ def _lines_per_second(command: list[str], output: Path) -> float:
 
 
 def memory(n_lines: int = 10_000) -> None:
-    from importlib.util import find_spec
+    for count in (n_lines // 10, n_lines):
+        subprocess.run(_lines_command("servers", count), check=True)
 
-    for kind in ("servers", *(["ray"] if find_spec("ray") else [])):
-        for count in (n_lines // 10, n_lines):
-            code = f"from benchmarks.scaling import run_lines; run_lines({kind!r}, {count})"
-            subprocess.run([sys.executable, "-c", code], check=True)
+
+def _lines_command(kind: str, count: int) -> list[str]:
+    return [sys.executable, "-c", f"from benchmarks.scaling import run_lines; run_lines({kind!r}, {count})"]
+
+
+def ray_memory(n_lines: int = 10_000) -> None:
+    """Reads /proc: the memory of processes that share nothing is their anonymous one."""
+    least = _peaks(n_lines // 10)
+    print(HEAD)
+    for count in (n_lines, 3 * n_lines):
+        for name, peak in _peaks(count).items():
+            ratio, what = peak / least[name], f"{name}, {count} lines beside {n_lines // 10}: MiB"
+            row(what, f"{peak:.1f}", f"{least[name]:.1f}", ratio, "<= 1.1", ratio <= 1.1)
+
+
+def _peaks(count: int) -> dict[str, float]:
+    """The peak memory of the processes of a batch of so many lines on a local cluster, in MiB."""
+    peaks = {"the batch": 0.0, "its driver": 0.0, "an actor": 0.0}
+    batch = subprocess.Popen(_lines_command("ray", count))
+    while batch.poll() is None:
+        for name, process in _processes(batch.pid):
+            peaks[name] = max(peaks[name], _anonymous_mib(process))
+        time.sleep(0.2)
+    if batch.returncode:
+        raise SystemExit(f"the batch ended with status {batch.returncode}")
+    return peaks
+
+
+def _processes(batch: int) -> Iterator[tuple[str, int]]:
+    yield "the batch", batch
+    table = subprocess.run(["ps", "-eo", "pid=,ppid=,args="], capture_output=True, text=True, check=True).stdout
+    rows = [(int(pid), int(parent), words) for pid, parent, words in (x.split(None, 2) for x in table.splitlines())]
+    for driver in (pid for pid, parent, words in rows if parent == batch and "spawn_main" in words):
+        yield "its driver", driver
+        raylets = {pid for pid, parent, _ in rows if parent == driver}
+        for pid in (pid for pid, parent, words in rows if parent in raylets and words.startswith("ray::MapWorker")):
+            yield "an actor", pid
+
+
+def _anonymous_mib(process: int) -> float:
+    try:
+        status = Path(f"/proc/{process}/status").read_text()
+    except OSError:  # it has ended
+        return 0.0
+    found = re.search(r"^RssAnon:\s+(\d+) kB", status, re.M)
+    return int(found[1]) / 1024 if found else 0.0
 
 
 def _same(engine: FakeEngine) -> FakeEngine:
@@ -159,8 +206,8 @@ def run_lines(kind: str, count: int) -> None:
         members = [PoolServer(str(n), partial(_same, one), worker) for n, one in enumerate(engines)]
         backend = ServerPool(members, 4, cancellation)
     else:
-        plan = DriverPlan(LOCAL, ActorPlan(layers, options, fake_engine), ActorNeed(1, n_bytes=1 << 20), 2)
-        backend = RayCluster(plan, count, cancellation)
+        plan = DriverPlan(LOCAL, ActorPlan(layers, options, fake_engine), ActorNeed(1, n_bytes=1 << 20), 2, count)
+        backend = RayCluster(plan, cancellation)
     reader, output = BatchReader(io.BufferedReader(EndlessFile(count)), "in.jsonl"), LineCount()
     begin = time.perf_counter()
     Batch(backend, LineSource(reader, False, cancellation), reader, output, options, cancellation).run()

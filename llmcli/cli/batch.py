@@ -92,6 +92,8 @@ def batch(
         bool, Option("--full", help="Add params, messages and replay to each line, as in `generate --json`.")
     ] = False,
 ) -> int:
+    if ray_actors and ray is None:
+        raise UsageError("--ray-actors needs --ray", "add --ray, or remove --ray-actors")
     chosen = load_task(task, var, is_complete=False)  # the other variables may come with the lines
     layers = layers_of(flags, *([chosen.task.settings] if chosen else [])).below
     asked = resolve(layers).settings

@@ -131,10 +131,10 @@ def open_ray(
     target, resolved = _find_target(layers, options)
     size = sum(part.stat().st_size for part in target.file.parts) if isinstance(target, ResolvedModel) else 0
     actor, cancellation = ActorPlan(layers, options, open_engine), Cancellation()
-    plan = DriverPlan(address, actor, need_of(resolved.settings, size), n_actors)
+    plan = DriverPlan(address, actor, need_of(resolved.settings, size), n_actors, n_lines)
     with interruptible(cancellation):
         show_log = console.detail if console.engine_log else lambda _line: None
-        yield Opened(RayCluster(plan, n_lines, cancellation, show_log), cancellation, resolved.settings)
+        yield Opened(RayCluster(plan, cancellation, show_log), cancellation, resolved.settings)
 
 
 def with_seed(layers: Sequence[Layer]) -> list[Layer]:

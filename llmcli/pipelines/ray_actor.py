@@ -40,6 +40,7 @@ class BlockAnswers:
     answers: list[LineAnswer] = field(default_factory=list)
     n_tokens: int = 0
     notes: Sequence[str] = ()
+    restart: str = ""  # names the start of the actor, if it is not the first one
     error: LlmcliError | None = None
 
 
@@ -65,6 +66,7 @@ class BatchActor:
     def __init__(self, plan: bytes) -> None:
         """Load the model of an `ActorPlan`. An error is kept for the first call: Ray would try again for ever."""
         self._error: LlmcliError | None = None
+        self.restart = ""
         try:
             self._backend = self._open(pickle.loads(plan))
         except LlmcliError as error:
@@ -92,7 +94,7 @@ class BatchActor:
             self._backend.run(feed)
         except LlmcliError as error:
             return BlockAnswers(error=error)
-        return BlockAnswers(feed.answers, self._backend.n_tokens, self._backend.notes())
+        return BlockAnswers(feed.answers, self._backend.n_tokens, self._backend.notes(), self.restart)
 
 
 class _BlockFeed:

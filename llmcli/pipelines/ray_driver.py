@@ -10,26 +10,53 @@ import re
 import secrets
 import signal
 import socket
+import subprocess
+import sys
+import threading
 import traceback
-from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from multiprocessing import parent_process
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
-from llmcli.errors import LlmcliError, NetworkError, UsageError
+from llmcli.errors import LlmcliError, NetworkError, UsageError, error_text
 from llmcli.params.settings import Layer
-from llmcli.pipelines.ray_actor import ActorPlan, BatchActor, Block
+from llmcli.pipelines.ray_actor import ActorPlan, Block
 from llmcli.pipelines.ray_placement import ActorNeed, Placement, place
+
+if TYPE_CHECKING:
+    from llmcli.pipelines.ray_stream import BlockStream
 
 LOCAL = "local"  # the address of a cluster that this process starts, and ends
 _STORE = 512 << 20  # bytes of a local cluster for blocks; more of them go to the disk
 _MAX_RESTARTS, _MAX_RETRIES = 20, 3  # of an actor, and of a block whose actor dies: Ray itself would try for ever
 _CONNECT_SECONDS = 10.0
+_FRAME_HEAD, _SETTINGS = (
+    9,
+    b"\4",
+)  # of HTTP/2, which a cluster speaks: bytes, and the type of the frame that comes first
 _LOST_SECONDS = 20  # without the head of the cluster, until Ray ends this process
 _TOKENS, _TOKEN_FILE = ("RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"), ".ray/auth_token"  # of a cluster, as Ray has them
 _SOCKET_ROOM = 32  # characters of a folder in which the paths of Ray's sockets are short enough
+_KILLED_SECONDS, _END_SECONDS = 0.5, 15  # until a killed batch is seen to have ended, and for the end of its cluster
+_CLEAN_UP = """
+import os, shutil, signal, sys, time
+driver, folder, end = int(sys.argv[1]), sys.argv[2], time.monotonic() + int(sys.argv[3])
+def send(number):
+    try:
+        os.kill(-driver if number else driver, number)
+        return True
+    except OSError:
+        return False
+while send(0) and time.monotonic() < end:
+    time.sleep(0.1)
+while send(signal.SIGKILL) and time.monotonic() < end + 5:
+    time.sleep(0.1)
+if folder:
+    shutil.rmtree(folder, ignore_errors=True)
+"""
 
 
 @dataclass(frozen=True)
@@ -40,6 +67,7 @@ class DriverPlan:
     actor: ActorPlan
     need: ActorNeed
     n_actors: int = 0  # 0 = as many as there is room for
+    n_lines: int | None = None  # of the input, if that is known: no actor is started without a line
     folder: str = ""  # for the files of a local cluster, which are removed with it
     log: str = os.devnull  # the file for whatever Ray says
 
@@ -48,8 +76,10 @@ Pipe: TypeAlias = "Connection[Any, Any]"
 
 
 def drive(pipe: Pipe, plan: DriverPlan) -> None:
-    """Send the `Placement`, get blocks up to None, and send a `BlockAnswers` for each and None. An error ends it."""
+    """Send the `Placement`, then a `BlockAnswers` for each block that comes, up to None. An error ends it."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the batch decides
+    if hasattr(os, "setsid"):
+        os.setsid()  # what Ray starts is in the group of this process, by which the batch ends what is left
     descriptor = os.open(plan.log, os.O_WRONLY | os.O_APPEND)
     for stream in (1, 2):
         os.dup2(descriptor, stream)
@@ -60,6 +90,7 @@ def drive(pipe: Pipe, plan: DriverPlan) -> None:
         import ray
 
         ray.shutdown()
+        _clean_up_after_batch(plan.folder)
 
 
 def _report(pipe: Pipe, plan: DriverPlan) -> None:
@@ -72,40 +103,65 @@ def _report(pipe: Pipe, plan: DriverPlan) -> None:
         raise
     except Exception as error:
         traceback.print_exc()  # into the log
-        pipe.send(_stated(error))
+        pipe.send(_stated(error, plan))
 
 
 def _run(pipe: Pipe, plan: DriverPlan) -> None:
     _start(plan)
-    import pyarrow as pa
     import ray
     import ray.data
 
+    from llmcli.pipelines.ray_stream import BlockStream, RestartingActor
+
     machines = [one["Resources"] for one in ray.nodes() if one["Alive"]]
     placement = place(machines, plan.need, plan.n_actors)
+    if plan.n_lines:
+        placement = replace(placement, n_actors=min(placement.n_actors, plan.n_lines))
+    if ray.available_resources().get("CPU", 0) < placement.num_cpus:
+        placement = replace(placement, has_to_wait=True)
     pipe.send(placement)
-    blocks = [ray.put(pa.table({"block": [block]})) for block in _blocks(pipe)]
-    if not blocks:
-        return
-    actor = pickle.dumps(_with_threads(plan.actor, placement))
-    answered = ray.data.from_arrow_refs(blocks).map(
-        BatchActor,
-        fn_constructor_args=(actor,),
-        compute=ray.data.ActorPoolStrategy(size=min(placement.n_actors, len(blocks))),
+    stream = BlockStream()
+    is_over = threading.Event()
+    threading.Thread(target=_forward, args=[pipe, stream, is_over, plan.folder], daemon=True).start()
+    answered = stream.dataset().map(
+        RestartingActor,
+        fn_constructor_args=(pickle.dumps(_with_threads(plan.actor, placement)),),
+        compute=ray.data.ActorPoolStrategy(size=placement.n_actors),
         num_cpus=placement.num_cpus,
         num_gpus=placement.num_gpus,
         memory=placement.n_bytes,
         max_restarts=_MAX_RESTARTS,
         max_task_retries=_MAX_RETRIES,
     )
-    for row in answered.iter_rows():
-        pipe.send(pickle.loads(row["answers"]))
+    # Without prefetching: it would keep the answers of a block back until those of the next one are there.
+    for batch in answered.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0):
+        for answers in batch["answers"]:
+            pipe.send(pickle.loads(answers.as_py()))
+    is_over.set()
 
 
-def _blocks(pipe: Pipe) -> Iterator[bytes]:
-    while (block := pipe.recv()) is not None:
-        assert isinstance(block, Block)
-        yield pickle.dumps(block)
+def _forward(pipe: Pipe, stream: "BlockStream", is_over: threading.Event, folder: str) -> None:
+    """Give the blocks of the batch to the cluster. When the batch ends before the last answer, so does this process."""
+    with suppress(EOFError, OSError):
+        while True:
+            block: Block | None = pipe.recv()
+            with suppress(Exception):  # the stream is broken: then the answers end with an error, which is told
+                stream.put(block)
+    if not is_over.is_set():
+        _clean_up_after_batch(folder)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+
+def _clean_up_after_batch(folder: str) -> None:
+    """Where the batch was killed, start a process that removes what is left here: Ray may end this one before."""
+    batch = parent_process()
+    if not batch or not hasattr(os, "setsid"):
+        return
+    batch.join(_KILLED_SECONDS)
+    if not batch.is_alive():
+        command = [sys.executable, "-c", _CLEAN_UP, str(os.getpid()), folder, str(_END_SECONDS)]
+        nothing = subprocess.DEVNULL
+        subprocess.Popen(command, stdin=nothing, stdout=nothing, stderr=nothing, start_new_session=True)
 
 
 def _with_threads(actor: ActorPlan, placement: Placement) -> ActorPlan:
@@ -132,9 +188,9 @@ def _start(plan: DriverPlan) -> None:
         details |= {"_temp_dir": plan.folder} if len(plan.folder) <= _SOCKET_ROOM else {}
     else:
         if plan.address != "auto":
-            _check_address(plan.address)
+            check_address(plan.address)
         if any(name in os.environ for name in _TOKENS) or (Path.home() / _TOKEN_FILE).exists():
-            os.environ.setdefault("RAY_AUTH_MODE", "token")  # a cluster that asks for none ignores it
+            os.environ.setdefault("RAY_AUTH_MODE", "token")
     import ray
     import ray.data
 
@@ -142,30 +198,46 @@ def _start(plan: DriverPlan) -> None:
         ray.init(plan.address, log_to_driver=False, logging_level="ERROR", **details)
     except Exception as error:  # what it raises is not declared: ConnectionError, RuntimeError, Exception, ...
         where = "a local Ray cluster does not start" if is_local else f"no Ray cluster at {plan.address}"
-        raise NetworkError(f"{where}: {_lines(error)[0]}", "see `ray status`") from None
+        hint = (
+            "try again; -vv shows the log of Ray" if is_local else "see `ray status`; with a token, set RAY_AUTH_TOKEN"
+        )
+        raise NetworkError(f"{where}: {_lines(error)[0]}", hint) from None
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
     context.execution_options.preserve_order = True
+    context.target_max_block_size = 1  # byte: each row goes on at once, and is not kept until there are more
 
 
-def _check_address(address: str) -> None:
-    """Raise NetworkError if nothing answers there: Ray itself would try for minutes."""
+def check_address(address: str) -> None:
+    """Raise NetworkError if nothing answers there, or something else: Ray itself would try for a minute."""
     host, _, port = address.rpartition(":")
     if not host or not port.isdigit() or "/" in host:
         raise UsageError(f"--ray must be HOST:PORT, auto or local, got {address[:60]!r}", "as in --ray 10.0.0.1:6379")
     try:
-        socket.create_connection((host.strip("[]"), int(port)), _CONNECT_SECONDS).close()
+        connection = socket.create_connection((host.strip("[]"), int(port)), _CONNECT_SECONDS)
     except (OSError, OverflowError) as error:
-        reason = getattr(error, "strerror", None) or error
         raise NetworkError(
-            f"the Ray cluster at {address} does not answer: {reason}",
+            f"the Ray cluster at {address} does not answer: {error_text(error)}",
             "start it with `ray start --head`, or use --ray without an address",
         ) from None
+    with connection:
+        frame = b""
+        with suppress(OSError):
+            frame = connection.recv(_FRAME_HEAD)
+    if frame[3:4] != _SETTINGS and os.environ.get("RAY_USE_TLS", "0") != "1":
+        raise NetworkError(
+            f"what answers at {address} is not a Ray cluster", "give the address that `ray start --head` prints"
+        )
 
 
-def _stated(error: Exception) -> LlmcliError:
+def _stated(error: Exception, plan: DriverPlan) -> LlmcliError:
     """What Ray raises, as an error for the user: the end of the traceback that it has from the other process."""
-    return NetworkError(f"the batch was ended by Ray: {_lines(error)[-1]}", "see its log with -vv")
+    hint = "with --output, --resume goes on; -vv shows the log of Ray"
+    if "No module named 'llmcli'" in str(error):
+        hint = "install the same release of llmcli on all machines"
+    if plan.address != LOCAL and os.environ.get("RAY_AUTH_MODE") == "token":
+        hint += "; for a cluster without a token, set RAY_AUTH_MODE=disabled"
+    return NetworkError(f"the batch was ended by Ray: {_lines(error)[-1]}", hint)
 
 
 def _lines(error: Exception) -> list[str]:

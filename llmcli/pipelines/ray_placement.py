@@ -29,6 +29,7 @@ class Placement:
     num_gpus: int
     n_bytes: int
     is_whole_machine: bool  # whether no machine has two of them: then llama.cpp chooses its threads
+    has_to_wait: bool = False  # for what has the machines now
 
 
 def need_of(settings: Settings, model_size: int) -> ActorNeed:

@@ -2,8 +2,12 @@
 
 import os
 import pickle
+import subprocess
+import sys
 import time
 from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
 
 from llmcli.engine.events import Request
 from llmcli.errors import LlmcliError, NetworkError
@@ -54,22 +58,60 @@ def no_engine(_settings: Settings) -> Engine:
     raise LlmcliError("the machine has no such model", "pull it there")
 
 
-def drive_here(pipe: Pipe, plan: DriverPlan, most: int = -1) -> None:
+def drive_here(pipe: Pipe, plan: DriverPlan, most: int = -1, place: Placement = PLACE) -> None:
     """Answer all blocks in this process; after `most` of them it is gone, as where a cluster goes away."""
-    pipe.send(PLACE)
-    blocks = []
+    pipe.send(place)
+    actor, number = BatchActor(pickle.dumps(plan.actor)), 0
     while (block := pipe.recv()) is not None:
-        blocks.append(pickle.dumps(block))
-    actor = BatchActor(pickle.dumps(plan.actor))
-    for number, block in enumerate(blocks):
         if number == most:
             os._exit(1)
-        pipe.send(pickle.loads(actor({"block": block})["answers"]))
+        pipe.send(pickle.loads(actor({"block": pickle.dumps(block)})["answers"]))
+        number += 1
     pipe.send(None)
 
 
 def drive_until_gone(pipe: Pipe, plan: DriverPlan) -> None:
     drive_here(pipe, plan, 3)
+
+
+def drive_a_window(pipe: Pipe, plan: DriverPlan) -> None:
+    """Answer when eight blocks have come, and no other one does; the notes say if one did."""
+    pipe.send(PLACE)
+    actor, blocks = BatchActor(pickle.dumps(plan.actor)), [pipe.recv() for _ in range(8)]
+    notes = ["a ninth block"] if pipe.poll(0.5) else []
+    while (block := blocks.pop(0)) is not None:
+        found = pickle.loads(actor({"block": pickle.dumps(block)})["answers"])
+        pipe.send(replace(found, notes=notes))
+        if not blocks or pipe.poll(0):
+            blocks.append(pipe.recv())
+    pipe.send(None)
+
+
+def drive_with_restarts(pipe: Pipe, plan: DriverPlan) -> None:
+    """The actor is another one for each two blocks."""
+    pipe.send(PLACE)
+    actor, number = BatchActor(pickle.dumps(plan.actor)), 0
+    while (block := pipe.recv()) is not None:
+        found = pickle.loads(actor({"block": pickle.dumps(block)})["answers"])
+        pipe.send(replace(found, restart=f"a {number // 2}" if number > 1 else ""))
+        number += 1
+    pipe.send(None)
+
+
+def drive_with_child(_pipe: Pipe, plan: DriverPlan) -> None:
+    """Start a process as Ray does, in the same group; note it in the file that is the address, and die."""
+    os.setsid()
+    child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
+    Path(plan.address).write_text(str(child.pid))
+    os._exit(1)
+
+
+def drive_busy(pipe: Pipe, plan: DriverPlan) -> None:
+    drive_here(pipe, plan, place=replace(PLACE, has_to_wait=True))
+
+
+def drive_nowhere_at_all(_pipe: Pipe, _plan: DriverPlan) -> None:
+    os._exit(1)
 
 
 def drive_nowhere(pipe: Pipe, plan: DriverPlan) -> None:
