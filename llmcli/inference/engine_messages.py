@@ -22,7 +22,7 @@ from llmcli.engine.events import (
     TokenTrace,
     common_prefix,
 )
-from llmcli.errors import LlmcliError
+from llmcli.errors import ExitStatus, LlmcliError
 from llmcli.params.policies.policy import names_in
 from llmcli.params.policies.rules import BUILTIN
 from llmcli.params.settings import Settings, parse_data, to_data
@@ -296,15 +296,16 @@ def evaluation_data(one: "Evaluation") -> Message:
 
 def error_data(error: LlmcliError) -> Message:
     """An error as plain data."""
-    return {"class": type(error).__name__, "message": str(error), "hint": error.hint}
+    return {"class": type(error).__name__, "status": error.status.name, "message": str(error), "hint": error.hint}
 
 
 def read_error(data: Message) -> LlmcliError:
-    """The error of `error_data`, of the same class where it is known here."""
+    """The error of `error_data`: of the same class where it is known here, always with the same exit status."""
     kinds = [LlmcliError]
     for kind in kinds:
         kinds += kind.__subclasses__()
     kind = next((one for one in kinds if one.__name__ == data["class"]), LlmcliError)
     error = LlmcliError.__new__(kind)  # some have arguments of their own
     LlmcliError.__init__(error, data["message"], data["hint"])
+    error.status = ExitStatus[data["status"]]
     return error

@@ -45,11 +45,19 @@ class RemoteEngine:
 
         Raises OSError or EngineGoneError when the process has ended, and what the start of an engine raises.
         """
-        self._quick, self._connect, self._lock, self._gone = Channel(connect(), gone), connect, RLock(), gone
+        self._connect, self._settings, self._gone = connect, settings, gone
+        self._cancellation, self._progress = cancellation, progress
+        self._lock, self.notes = RLock(), notes
+        self.load_ms, self.waited_ms = 0.0, 0.0
+        self._open()
+
+    def _open(self) -> None:
+        """Open a session, and take what it says of the model. Raises as `__init__`."""
+        self._quick = Channel(self._connect(), self._gone)
+        self._working: Channel | None = None
         try:
-            facts = self._quick.call(
-                "open", messages.settings_data(settings), cancellation=cancellation, progress=progress
-            )
+            data = messages.settings_data(self._settings)
+            facts = self._quick.call("open", data, cancellation=self._cancellation, progress=self._progress)
         except BaseException:
             self._quick.connection.close()
             raise
@@ -57,31 +65,30 @@ class RemoteEngine:
         self.defaults = Layer("model", parse_data(facts["defaults"], "the model"))
         self.facts: Sequence[str] = facts["facts"]
         self.remark, self.placement = str(facts["remark"]), str(facts["placement"])
-        self.notes = self._quick.notes = notes
-        self.load_ms, self.waited_ms, self.n_ctx = 0.0, 0.0, 0
+        self._quick.notes, self.n_ctx = self.notes, 0
         self._session = facts["session"]
-        self._cancellation = cancellation
         self.tokenizer = RemoteVocab(self._ask, *facts["vocab"])
 
     def _ask(self, name: str, *arguments: object, **watched: Any) -> Any:
         with self._lock:
             return self._quick.call(name, *arguments, **watched)
 
-    @cached_property
+    @property
     def _work(self) -> Channel:
         """The connection of what takes long."""
-        channel = Channel(self._connect(), self._gone)
-        channel.call("join", self._session)
-        channel.notes = self.notes
-        return channel
+        if not self._working:
+            channel = Channel(self._connect(), self._gone)
+            channel.call("join", self._session)
+            channel.notes, self._working = self.notes, channel
+        return self._working
 
     @property
     def has_ended(self) -> bool:
         """Whether its process has ended."""
-        return any(one.has_ended for one in (self.__dict__.get("_work"), self._quick) if one)
+        return any(one.has_ended for one in (self._working, self._quick) if one)
 
     def close(self) -> None:
-        for channel in (self.__dict__.get("_work"), self._quick):
+        for channel in (self._working, self._quick):
             if channel:
                 channel.connection.close()
 
@@ -121,7 +128,7 @@ class RemoteEngine:
         return result
 
     def keep_context(self, session: str = "") -> Sequence[str]:
-        if not session and "_work" not in self.__dict__:  # nothing was evaluated
+        if not session and not self._working:  # nothing was evaluated
             return ()
         try:
             return list(self._work.call("keep_context", session))

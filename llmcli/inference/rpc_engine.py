@@ -35,7 +35,7 @@ run()
 """
 _ERROR = re.compile(r"^error: (.+)(?:\n  hint: (.+))?", re.MULTILINE)
 _ANY, _WAITED = "an RPC server", re.compile("sign of life|has not stopped")  # in errors because of a server
-_ANEW = "the next answer loads the model again"
+_ANEW = "a new try loads the model again"
 _ASK = 1.0  # seconds for a server that has perhaps ended
 _END = 2.0  # seconds until a process that has closed its connections has ended
 _LONGEST_FOLDER = 90  # bytes: the path of a socket has at most 104 on macOS, 108 on Linux
@@ -66,24 +66,6 @@ class RpcEngine(RemoteEngine):
         if not messages.can_be_sent(settings):
             hint = "use a built-in policy, or a model without --rpc"
             raise UsageError("a temperature policy of yours cannot be used with --rpc", hint)
-        self._given = settings, notes, cancellation, progress
-        self._has_log, self._is_restarted, self._restarting = has_log, is_restarted, RLock()
-        self._process = self._start()
-        begin = perf_counter()
-        self._begin()
-        self.load_ms = self.waited_ms = (perf_counter() - begin) * 1e3
-
-    def _start(self) -> "RpcProcess":
-        settings, _, cancellation, _ = self._given
-        try:
-            return RpcProcess(settings, self._has_log)
-        except RpcGoneError:
-            if cancellation and cancellation.is_set():  # a terminal sends Ctrl-C to it too, before it ignores that
-                raise KeyboardInterrupt from None
-            raise
-
-    def _begin(self) -> None:
-        settings, notes, cancellation, progress = self._given
 
         def loading(share: float) -> None:
             if cancellation and cancellation.is_set():  # ggml cannot be stopped while it waits for a server
@@ -91,8 +73,29 @@ class RpcEngine(RemoteEngine):
             if progress:
                 progress(share)
 
+        self._has_log, self._is_restarted, self._restarting = has_log, is_restarted, RLock()
+        self._process = self._start(settings, cancellation)
+        begin = perf_counter()
+        super().__init__(self._connect_process, settings, notes, cancellation, loading, self._failure)
+        self.load_ms = self.waited_ms = (perf_counter() - begin) * 1e3
+
+    def _start(self, settings: Settings, cancellation: Cancellation | None) -> "RpcProcess":
         try:
-            super().__init__(self._process.connect, settings, notes, cancellation, loading, self._process.failure)
+            return RpcProcess(settings, self._has_log)
+        except RpcGoneError:
+            if cancellation and cancellation.is_set():  # a terminal sends Ctrl-C to it too, before it ignores that
+                raise KeyboardInterrupt from None
+            raise
+
+    def _connect_process(self) -> messages.Wire:
+        return self._process.connect()
+
+    def _failure(self) -> EngineGoneError:
+        return self._process.failure()
+
+    def _open(self) -> None:
+        try:
+            super()._open()
         except BaseException:
             self._process.end()
             raise
@@ -113,11 +116,9 @@ class RpcEngine(RemoteEngine):
         """Load the model again, if its process has ended."""
         with self._restarting:
             if self._is_restarted and self.has_ended:
-                super().close()
-                self._process.end()
-                self.__dict__.pop("_work", None)
-                self._process = self._start()
-                self._begin()
+                self.close()
+                self._process = self._start(self._settings, self._cancellation)
+                self._open()
 
     def generate_batch(self, requests: RequestSource, n_parallel: int = 0) -> Generator[TokenEvent, None, None]:
         self._restart()
@@ -211,7 +212,9 @@ def error_of(written: str, names: Sequence[str]) -> RpcGoneError | None:
     message, hint = found[-1]
     for name, reason in _lost_servers(names) if _ANY in message else ():
         if not _WAITED.search(message):
-            return RpcGoneError(f"a part of the model is lost: {reason}", f"start it again; {_ANEW}")
+            return RpcGoneError(
+                f"a part of the model is lost: {reason}", f"start it again with `llmcli rpc serve`; {_ANEW}"
+            )
         message = message.replace(_ANY, f"the RPC server {name}")
     if len(names) == 1:
         message = message.replace(_ANY, f"the RPC server {names[0]}")

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from llmcli.errors import LlmcliError, NetworkError, UsageError, error_text
-from llmcli.params.settings import Layer
+from llmcli.params.settings import Layer, resolve
 from llmcli.pipelines.ray_actor import ActorPlan, Block
 from llmcli.pipelines.ray_placement import ActorNeed, Placement, place
 
@@ -165,9 +165,9 @@ def _clean_up_after_batch(folder: str) -> None:
 
 
 def _with_threads(actor: ActorPlan, placement: Placement) -> ActorPlan:
-    """The plan with the number of threads that the placement gives."""
+    """The plan with the number of threads that the placement gives; an endpoint has its own, and takes no other."""
     last = actor.layers[-1]
-    if placement.is_whole_machine or "n_threads" in last.values:
+    if placement.is_whole_machine or "n_threads" in last.values or resolve(actor.layers).settings.endpoint:
         return actor
     values = {**last.values, "n_threads": max(1, int(placement.num_cpus))}
     return replace(actor, layers=[*actor.layers[:-1], Layer(last.name, values, last.source, last.origins)])
@@ -198,9 +198,9 @@ def _start(plan: DriverPlan) -> None:
         ray.init(plan.address, log_to_driver=False, logging_level="ERROR", **details)
     except Exception as error:  # what it raises is not declared: ConnectionError, RuntimeError, Exception, ...
         where = "a local Ray cluster does not start" if is_local else f"no Ray cluster at {plan.address}"
-        hint = (
-            "try again; -vv shows the log of Ray" if is_local else "see `ray status`; with a token, set RAY_AUTH_TOKEN"
-        )
+        hint = "try again; -vv shows the log of Ray"
+        if not is_local:
+            hint = "see `ray status`, and start one with `ray start --head`; where it has a token, set RAY_AUTH_TOKEN"
         raise NetworkError(f"{where}: {_lines(error)[0]}", hint) from None
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False

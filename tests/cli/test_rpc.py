@@ -130,7 +130,7 @@ def test_a_server_that_is_killed_ends_the_answer_only(
     assert begun.strip()
     assert f"error: a part of the model is lost: the RPC server {other.address} is not reached" in errors
     assert errors.count("\n") == 2, errors
-    assert "hint: start it again" in errors
+    assert "hint: start it again with `llmcli rpc serve`; a new try loads" in errors
     assert rest.endswith("\n")
     assert run("generate", "Hello", *GREEDY, "-n", "2", "--no-stdin", *flags(servers[0].address)).status == 0
 

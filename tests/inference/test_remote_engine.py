@@ -15,7 +15,14 @@ from typing import Any
 import pytest
 
 from llmcli.engine.events import Cancellation, GenerationRecord, Prompt, Request, TemperatureShift, TokenEvent
-from llmcli.errors import ContextOverflowError, ModelInvalidError, UsageError
+from llmcli.errors import (
+    ContextOverflowError,
+    ExitStatus,
+    LlmcliError,
+    ModelInvalidError,
+    NetworkError,
+    UsageError,
+)
 from llmcli.inference.constraints import read_constraint
 from llmcli.inference.engine import Engine, TemplateOptions
 from llmcli.inference.engine_host import EngineHost
@@ -342,6 +349,13 @@ def test_only_known_calls_are_made(call: str, place: Place) -> None:
 def test_an_error_keeps_its_class_and_its_hint() -> None:
     error = read_error(error_data(ContextOverflowError("too long", "shorten it")))
     assert (type(error), str(error), error.hint) == (ContextOverflowError, "too long", "shorten it")
+
+
+def test_an_error_of_a_class_that_is_not_loaded_here_keeps_its_exit_status() -> None:
+    data = error_data(NetworkError("a server is not there", "start it"))
+    error = read_error({**data, "class": "UnheardOfError"})
+    assert (type(error), error.status) == (LlmcliError, ExitStatus.NETWORK)
+    assert (LlmcliError.status, NetworkError.status) == (ExitStatus.FAILED, ExitStatus.NETWORK)
 
 
 def test_functions_of_users_stay_in_their_process() -> None:

@@ -31,8 +31,8 @@ from llmcli.pipelines.batch_output import BatchOutput, OutputFile
 from llmcli.pipelines.line_worker import BatchOptions
 from llmcli.pipelines.ray_actor import ActorPlan, BatchActor, Block, BlockAnswers
 from llmcli.pipelines.ray_cluster import RayCluster, check_ray
-from llmcli.pipelines.ray_driver import LOCAL, DriverPlan, Pipe, check_address, drive
-from llmcli.pipelines.ray_placement import ActorNeed
+from llmcli.pipelines.ray_driver import LOCAL, DriverPlan, Pipe, _with_threads, check_address, drive
+from llmcli.pipelines.ray_placement import ActorNeed, Placement
 from tests.conftest import Run
 from tests.inference.fake_engine import FakeEngine
 from tests.pipelines.batches import Lines, echo, run_batch
@@ -123,6 +123,17 @@ def test_an_actor_gives_the_lines_of_a_plain_batch() -> None:
     assert rows == [plain, {"id": 2, "error": {"type": "usage", "message": "bad"}}]
     assert [one.error and one.error.kind for one in found.answers] == [None, "usage"]
     assert found.n_tokens == 3
+
+
+@pytest.mark.parametrize(
+    ("values", "n_threads"), [({}, 2), ({"n_threads": 3}, 3), ({"endpoint": "http://localhost:8080"}, None)]
+)
+def test_an_actor_has_the_threads_of_its_place_unless_a_server_computes(
+    values: dict[str, Any], n_threads: int | None
+) -> None:
+    plan = ActorPlan([Layer("flags", values)], BatchOptions(), lambda _settings: FakeEngine([]))
+    given = _with_threads(plan, Placement(1, 2.0, 0, 0, is_whole_machine=False)).layers[-1].values
+    assert given.get("n_threads") == n_threads
 
 
 def test_an_actor_that_cannot_start_says_why_at_its_first_block() -> None:
