@@ -53,7 +53,7 @@ def serve(
     ] = False,
     until_eof: Annotated[bool, Option("--until-eof", help="End when stdin ends, as --rpc ssh:// needs it.")] = False,
 ) -> int:
-    from llmcli.inference.rpc_server import DeviceServer, TensorCache, address_of
+    from llmcli.inference.device_server import DeviceServer, TensorCache, address_of
 
     names = [name.strip() for name in (devices or "").split(",") if name.strip()]
     limits = [_parse_size(text) for text in memory.split(",")] if memory is not None else []

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from llmcli.engine.events import Cancellation, FinishReason
 from llmcli.engine.llama import bindings, hardware, rpc
 from llmcli.errors import ExitStatus, UsageError
-from llmcli.inference.rpc_servers import RpcServer, RpcServerError, WrongServerError, ask_server
+from llmcli.inference.rpc_protocol import RpcServer, RpcServerError, WrongServerError, ask_server
 from llmcli.params.model import RpcAddress, read_rpc
 from llmcli.params.settings import Settings
 from llmcli.text import ellipsize

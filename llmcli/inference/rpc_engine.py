@@ -22,7 +22,7 @@ from llmcli.inference import engine_messages as messages
 from llmcli.inference.engine import RequestSource
 from llmcli.inference.remote_engine import EngineGoneError, RemoteEngine
 from llmcli.inference.rpc_devices import end_child
-from llmcli.inference.rpc_servers import RpcServerError, ask_server
+from llmcli.inference.rpc_protocol import RpcServerError, ask_server
 from llmcli.params.model import read_rpc
 from llmcli.params.settings import Settings
 

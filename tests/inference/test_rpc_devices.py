@@ -11,10 +11,10 @@ import pytest
 
 from llmcli.engine.llama import bindings, hardware, rpc
 from llmcli.errors import LlmcliError, NetworkError, UsageError
-from llmcli.inference import rpc_devices, rpc_server
+from llmcli.inference import device_server, rpc_devices
+from llmcli.inference.device_server import TensorCache, address_of
 from llmcli.inference.rpc_devices import connect, memory_with_servers, open_servers
-from llmcli.inference.rpc_server import TensorCache, address_of
-from llmcli.inference.rpc_servers import DeviceMemory, RpcServer, RpcServerError
+from llmcli.inference.rpc_protocol import DeviceMemory, RpcServer, RpcServerError
 from llmcli.params.settings import Settings
 
 
@@ -70,8 +70,8 @@ def test_the_memory_of_servers_counts_unless_one_is_not_there(monkeypatch: pytes
 
 def end_server() -> None:
     """What the end of a process does with its lock."""
-    while rpc_server._locked:
-        os.close(rpc_server._locked.pop())
+    while device_server._locked:
+        os.close(device_server._locked.pop())
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="the lock is that of POSIX")
@@ -102,7 +102,7 @@ def test_a_tensor_that_may_be_cut_is_not_kept(tmp_path: Path, monkeypatch: pytes
     TensorCache(cache.folder)
     assert kept(cache) == {"0123456789abcdef"}
     (cache.folder / "3333333333333333").write_bytes(b"weights")
-    monkeypatch.setattr(rpc_server, "_SPARE", 1 << 60)
+    monkeypatch.setattr(device_server, "_SPARE", 1 << 60)
     assert cache.keep() == "the disk is full"
     assert kept(cache) == {"0123456789abcdef"}
     end_server()

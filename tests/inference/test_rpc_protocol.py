@@ -10,7 +10,7 @@ from unittest.mock import Mock
 
 import pytest
 
-from llmcli.inference.rpc_servers import RpcServerError, ask_server
+from llmcli.inference.rpc_protocol import RpcServerError, ask_server
 
 Serve = Callable[[socket.socket], None]
 HELLO = struct.pack("<QBBBB24x", 28, 7, 0, 0, 0)

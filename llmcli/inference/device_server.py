@@ -18,7 +18,7 @@ from llmcli.engine.llama import bindings, hardware, rpc, structures
 from llmcli.engine.llama.rpc_watch import bytes_moved, open_connections
 from llmcli.errors import DiskError, LlmcliError, NetworkError, UsageError, error_text
 from llmcli.files import make_private, read_json, write_json
-from llmcli.inference.rpc_servers import RpcServer, RpcServerError, ask_server
+from llmcli.inference.rpc_protocol import RpcServer, RpcServerError, ask_server
 from llmcli.params.model import ModelParams
 from llmcli.text import format_duration, format_size, plural
 
