@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 _NONCE = 32  # bytes of a random number that is used once
 _PROOF = 32  # bytes of an HMAC-SHA256
+_CHUNK = 1 << 16  # bytes that are read at once, if they are there
 _LARGE = 0x7FFFFFFF  # bytes of a message; a longer one has another header
 
 
@@ -24,7 +25,10 @@ class SocketWire:
     """A connected Unix socket with the messages of `multiprocessing.connection.Connection`."""
 
     def __init__(self, connected: socket.socket) -> None:
-        self._socket = connected
+        self._socket, self._unread = connected, bytearray()
+        self._waiting = select.poll() if hasattr(select, "poll") else None  # `select` fails from file number 1024 on
+        if self._waiting:
+            self._waiting.register(connected, select.POLLIN)
 
     def send_bytes(self, data: bytes) -> None:
         """Send one message. Raises OSError."""
@@ -40,21 +44,23 @@ class SocketWire:
         return self._read(n)
 
     def _read(self, n: int) -> bytes:
-        data = bytearray()
-        while len(data) < n:
-            part = self._socket.recv(min(n - len(data), 1 << 20))
+        unread = self._unread
+        while len(unread) < n:
+            part = self._socket.recv(max(n - len(unread), _CHUNK))  # a message whole, with its header
             if not part:
                 raise EOFError
-            data += part
-        return bytes(data)
+            unread += part
+        data = bytes(unread[:n])
+        del unread[:n]
+        return data
 
     def poll(self, timeout: float) -> bool:
         """Whether a message comes in these seconds, or the other side has ended. Raises OSError."""
-        if not hasattr(select, "poll"):
-            return bool(select.select([self._socket], [], [], timeout)[0])
-        waiting = select.poll()  # `select` fails from file number 1024 on
-        waiting.register(self._socket, select.POLLIN)
-        return bool(waiting.poll(timeout * 1e3))
+        if self._unread:
+            return True
+        if self._waiting:
+            return bool(self._waiting.poll(timeout * 1e3))
+        return bool(select.select([self._socket], [], [], timeout)[0])
 
     def close(self) -> None:
         """End the connection; a second call does nothing."""
