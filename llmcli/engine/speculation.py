@@ -32,17 +32,27 @@ class StepCosts:
 
     It is of one model on this machine, and lasts from answer to answer. A cost is the time of a step in single steps:
     those of one token, at the same kernel. `kept` has what was measured before, and is updated in place: costs under
-    "cost WIDTH KERNEL", and 1.0 or 0.0 under "exact WIDTH KERNEL".
+    "cost WIDTH KERNEL", 1.0 or 0.0 under "exact WIDTH KERNEL", and the `debt`, without which each process with a short
+    answer would try a step again that shows nothing in so few tokens.
     """
 
     def __init__(self, kept: dict[str, float] | None = None) -> None:
         self.kept = {} if kept is None else kept
         self.loss = 0.0  # what drafts have cost in vain, in single steps; negative: what they have gained
-        self.debt = 0.0  # what the last trials have cost; the next one waits until that is saved
         self._seconds: dict[tuple[int, str], float] = {}  # means, by width and kernel
         self._costs = {(width, kernel): self._kept_cost(width, kernel) for width in WIDTHS for kernel in _KERNELS}
         self._exact = {kernel: self._known_exact(kernel) for kernel in _KERNELS}
         self._n_singles = 0
+
+    @property
+    def debt(self) -> float:
+        """What the last trials have cost, in single steps; the next one waits until that is saved."""
+        return self.kept.get("debt", 0.0)
+
+    @debt.setter
+    def debt(self, steps: float) -> None:
+        if steps or "debt" in self.kept:
+            self.kept["debt"] = steps
 
     def observe(self, width: int, kernel: str, seconds: float) -> None:
         """Count the duration of a step of so many tokens, 1 among them."""

@@ -83,6 +83,17 @@ def test_what_was_measured_is_kept_for_the_next_process(short_starter: Path) -> 
     assert accepted > 30  # without a trial before
 
 
+def test_what_a_trial_has_cost_is_owed_in_the_next_process_too(short_starter: Path) -> None:
+    with closing(open_engine(short_starter)) as engine:
+        answer_of(engine, max_tokens=3)
+        assert engine._drafts._costs
+        engine._drafts._costs.debt = 4.0
+    with closing(open_engine(short_starter)) as engine:
+        answer_of(engine, max_tokens=3)
+        assert engine._drafts._costs
+        assert 3.9 < engine._drafts._costs.debt < 4.0
+
+
 def test_measurements_under_other_conditions_stay(short_starter: Path) -> None:
     others = {f"other {n}": {"cost 2 short": 1.5} for n in range(6)}
     notes.update(data_dir(), short_starter, steps=json.dumps(others))
