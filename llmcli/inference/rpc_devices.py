@@ -23,7 +23,8 @@ if TYPE_CHECKING:
 
 _MOST_SERVERS = 16  # llama.cpp, LLAMA_MAX_DEVICES
 _START = 30.0  # seconds for ssh and the start of the other side
-_PAUSE = 0.1  # seconds between two tries
+_PAUSE = 0.1  # seconds between two questions
+_TRIES = 3  # of a tunnel, each with other ports
 _END = 2.0  # seconds for the other side to end
 _PORTS = range(49152, 65536)  # nobody registers those
 _SSH_FAILED, _NOT_FOUND = 255, 127  # exit statuses of ssh, and of a shell without the command
@@ -116,14 +117,26 @@ def _open(name: str, settings: Settings, stack: ExitStack) -> RpcServer:
         raise RpcServerError(f"{name} needs the network, but --offline is set", "remove --offline to allow it")
     if not address.is_ssh:
         return ask_server(name, address.host, address.port, seconds)
-    tunnel = Tunnel(name, address)
-    try:
-        server = tunnel.wait(min(seconds, _START))
-    except BaseException:
-        tunnel.close()
-        raise
-    stack.callback(tunnel.close)
-    return server
+    return _open_tunnel(name, address, min(seconds, _START), stack)
+
+
+def _open_tunnel(name: str, address: RpcAddress, seconds: float, stack: ExitStack) -> RpcServer:
+    n_tries = 0
+    while True:
+        tunnel, n_tries = Tunnel(name, address), n_tries + 1
+        try:
+            server = tunnel.wait(seconds)
+        except BaseException as error:
+            tunnel.close()
+            if not isinstance(error, PortTakenError) or n_tries == _TRIES:
+                raise
+        else:
+            stack.callback(tunnel.close)
+            return server
+
+
+class PortTakenError(RpcServerError):
+    """A port that was chosen for a tunnel is that of another program by now: another one may be free."""
 
 
 class Tunnel:
@@ -179,7 +192,8 @@ class Tunnel:
             hint = "`ssh` must reach it without a question: a key without a passphrase, or an agent; a known host"
         elif self._process.returncode == _NOT_FOUND:
             hint = "install llmcli there, where a shell without a terminal finds it"
-        return RpcServerError(f"ssh to {self._name}: {reason}", hint)
+        kind = PortTakenError if any("cannot listen" in line for line in said) else RpcServerError  # here, or there
+        return kind(f"ssh to {self._name}: {reason}", hint)
 
     def close(self) -> None:
         """End the server and the tunnel."""

@@ -156,3 +156,27 @@ def test_an_address_that_cannot_be_used_says_what_to_change(
     with pytest.raises(NetworkError, match="cannot listen on localhost:50052") as caught:
         address_of("localhost", 50052, is_insecure=False)
     assert caught.value.hint == hint
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="the program in place of ssh is a script")
+@pytest.mark.parametrize(
+    ("said", "n_tries"),
+    [
+        ("error: cannot listen on 127.0.0.1:50000: Address already in use", 3),
+        ("cannot listen to port: 50000\nCould not request local forwarding.", 3),
+        ("Permission denied (publickey).", 1),
+    ],
+)
+def test_a_tunnel_gets_other_ports_where_another_program_has_them(
+    said: str, n_tries: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    program, tried = tmp_path / "ssh", tmp_path / "tried"
+    program.write_text(f"#!/bin/sh\necho once >> '{tried}'\necho '{said}' >&2\nexit 255\n")
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}{os.pathsep}{os.environ['PATH']}")
+    with (
+        pytest.raises(RpcServerError, match=r"ssh to ssh://me@there: "),
+        open_servers(Settings(rpc=("ssh://me@there",))),
+    ):
+        pass
+    assert tried.read_text().count("once") == n_tries
