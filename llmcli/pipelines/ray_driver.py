@@ -33,10 +33,7 @@ LOCAL = "local"  # the address of a cluster that this process starts, and ends
 _STORE = 512 << 20  # bytes of a local cluster for blocks; more of them go to the disk
 _MAX_RESTARTS, _MAX_RETRIES = 20, 3  # of an actor, and of a block whose actor dies: Ray itself would try for ever
 _CONNECT_SECONDS = 10.0
-_FRAME_HEAD, _SETTINGS = (
-    9,
-    b"\4",
-)  # of HTTP/2, which a cluster speaks: bytes, and the type of the frame that comes first
+_FRAME_HEAD, _SETTINGS = 9, b"\4"  # HTTP/2, which a cluster speaks: bytes of a frame's head, type of the first frame
 _LOST_SECONDS = 20  # without the head of the cluster, until Ray ends this process
 _TOKENS, _TOKEN_FILE = ("RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"), ".ray/auth_token"  # of a cluster, as Ray has them
 _SOCKET_ROOM = 32  # characters of a folder in which the paths of Ray's sockets are short enough

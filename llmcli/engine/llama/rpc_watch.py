@@ -114,15 +114,9 @@ class Watch:
             self._calls.discard(mark)
 
     def _watched(self, function: Callable[..., Any]) -> Callable[..., Any]:
-        calls = self._calls
-
-        def call(*arguments: Any) -> Any:  # as `with self.call()`, which takes longer: there are some for each token
-            mark = object()
-            calls.add(mark)
-            try:
+        def call(*arguments: Any) -> Any:
+            with self.call():
                 return function(*arguments)
-            finally:
-                calls.discard(mark)
 
         return call
 
