@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.models.pulls import wait_until
+from tests.waiting import wait_until
 
 pytestmark = [
     pytest.mark.usefixtures("with_starter", "one_thread"),

@@ -18,8 +18,8 @@ from llmcli.engine.llama.probe import probe
 from llmcli.errors import LlmcliError, ModelInvalidError
 from llmcli.params.settings import Settings
 from tests.models.gguf_writer import MODEL, write_gguf
-from tests.models.pulls import wait_until
 from tests.models.tiny_models import quantized
+from tests.waiting import wait_until
 
 BROKEN = ["empty", "text", "header", "cut"]
 

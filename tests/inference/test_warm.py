@@ -17,7 +17,8 @@ from llmcli.inference.resolved_model import ResolvedModel
 from llmcli.inference.warm import WarmModel
 from llmcli.models.locations import ModelFile
 from llmcli.params.policies.policy import Fixed
-from tests.inference.warm_processes import POSIX, SETTINGS, has_ended, tokens_of, until
+from tests.inference.warm_processes import POSIX, SETTINGS, has_ended, tokens_of
+from tests.waiting import wait_until
 
 pytestmark = pytest.mark.slow
 
@@ -34,7 +35,7 @@ def test_it_answers_as_this_process_does_and_is_found_by_what_it_has_loaded(
     assert warm.find(file.parts, replace(SETTINGS, n_gpu_layers=3)) is None
     assert [found.model for found in warm.all_warm()] == ["tiny"]
     # The process sees the end of a connection a moment later.
-    assert until(lambda: (warm.status(one) or {"sessions": 1})["sessions"] == 0)
+    wait_until(lambda: (warm.status(one) or {"sessions": 1})["sessions"] == 0)
 
 
 def test_the_model_has_the_name_and_the_template_that_the_command_gave_it(home: Path, file: ModelFile) -> None:
@@ -52,7 +53,7 @@ def test_it_ends_some_time_after_its_last_use(started: Callable[..., WarmModel])
     time.sleep(1.5)  # it is in use all the time
     assert engine.count_tokens("Hello")
     engine.close()
-    assert until(lambda: has_ended(one))
+    wait_until(lambda: has_ended(one))
     assert list(runtime_dir().glob("*.json")) == []
     assert not Path(one.address).exists()
 
@@ -67,5 +68,5 @@ def test_a_long_path_of_the_folder_gets_a_shorter_one_for_the_socket(
     assert Path(one.address).parent.stat().st_mode & 0o777 == 0o700
     assert tokens_of(one)
     os.kill(one.pid, signal.SIGTERM)
-    assert until(lambda: has_ended(one))
+    wait_until(lambda: has_ended(one))
     assert not Path(one.address).exists()

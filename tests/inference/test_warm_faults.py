@@ -22,8 +22,9 @@ from llmcli.inference.remote_engine import EngineGoneError
 from llmcli.inference.resolved_model import ResolvedModel
 from llmcli.inference.warm import WarmModel
 from llmcli.models.locations import ModelFile
-from tests.inference.warm_processes import POSIX, SETTINGS, has_ended, tokens_of, until
+from tests.inference.warm_processes import POSIX, SETTINGS, has_ended, tokens_of
 from tests.models.tiny_models import full_attention
+from tests.waiting import wait_until
 
 pytestmark = pytest.mark.slow
 
@@ -36,7 +37,7 @@ def test_it_ends_when_its_model_file_is_replaced_and_nobody_uses_it_any_more(
     other = full_attention(file.path.with_name("other.gguf"), "another template")
     os.replace(other, file.path)
     assert warm.find(file.parts, SETTINGS) is None
-    assert until(lambda: has_ended(one))
+    wait_until(lambda: has_ended(one))
     assert tokens == tokens_of(started())
 
 
@@ -51,7 +52,7 @@ def test_stop_ends_it_in_the_middle_of_an_answer(started: Callable[..., WarmMode
     *_, last = answer
     assert isinstance(last.record.failure, EngineGoneError)
     assert len(last.record.tokens) > 2
-    assert until(lambda: has_ended(one))
+    wait_until(lambda: has_ended(one))
     engine.close()
 
 
@@ -59,7 +60,7 @@ def test_stop_ends_it_in_the_middle_of_an_answer(started: Callable[..., WarmMode
 def test_a_killed_one_leaves_what_the_next_one_replaces(started: Callable[..., WarmModel], file: ModelFile) -> None:
     one = started()
     os.kill(one.pid, signal.SIGKILL)
-    assert until(lambda: has_ended(one))
+    wait_until(lambda: has_ended(one))
     assert Path(one.address).exists()
     assert warm.find(file.parts, SETTINGS) is None
     again = started()
@@ -140,7 +141,7 @@ def test_a_socket_where_nobody_listens_is_removed(started: Callable[..., WarmMod
     """The number of the process that was killed may belong to another one."""
     one = started()
     os.kill(one.pid, signal.SIGKILL)
-    assert until(lambda: has_ended(one))
+    wait_until(lambda: has_ended(one))
     write_json(warm.info_path(one.key), warm.data_of(replace(one, pid=os.getpid())))
     with pytest.raises(OSError, match="refused"):
         one.connect()
@@ -157,7 +158,7 @@ def test_the_first_of_two_stays(started: Callable[..., WarmModel]) -> None:
 def test_stop_leaves_another_process_with_the_number_of_a_killed_one_alone(started: Callable[..., WarmModel]) -> None:
     one = started()
     os.kill(one.pid, signal.SIGKILL)
-    assert until(lambda: has_ended(one))
+    wait_until(lambda: has_ended(one))
     other = replace(one, pid=os.getpid())
     write_json(warm.info_path(one.key), warm.data_of(other))
     warm.stop(other)

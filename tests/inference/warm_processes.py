@@ -2,8 +2,6 @@
 
 import os
 import sys
-import time
-from collections.abc import Callable
 
 import pytest
 
@@ -15,13 +13,6 @@ from llmcli.params.settings import Settings
 
 SETTINGS = Settings(n_ctx=256, n_threads=1, seed=7, max_tokens=8, temperature=Fixed(1.0))
 POSIX = pytest.mark.skipif(sys.platform == "win32", reason="Windows has named pipes")
-
-
-def until(condition: Callable[[], bool]) -> bool:
-    deadline = time.monotonic() + 30
-    while not condition() and time.monotonic() < deadline:
-        time.sleep(0.02)
-    return condition()
 
 
 def tokens_of(one: WarmModel) -> list[int]:

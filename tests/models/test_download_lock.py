@@ -13,7 +13,8 @@ import pytest
 from llmcli.models.installed import find_interrupted
 from tests.cli_result import shell_status
 from tests.hub.server import FakeHub
-from tests.models.pulls import FILE, MIB, REPO, Pulls, be_quick, end_session, sha256, some_bytes, wait_until
+from tests.models.pulls import FILE, MIB, REPO, Pulls, be_quick, end_session, sha256, some_bytes
+from tests.waiting import wait_until
 
 fcntl = pytest.importorskip("fcntl")
 

@@ -16,7 +16,8 @@ from llmcli.errors import DiskError, ModelInvalidError, NetworkError
 from llmcli.models.download import http, partial_file, transfer
 from tests.cli_result import shell_status
 from tests.hub.server import Fault
-from tests.models.pulls import FILE, MIB, REPO, Pulls, pulling, sha256, some_bytes, wait_until
+from tests.models.pulls import FILE, MIB, REPO, Pulls, pulling, sha256, some_bytes
+from tests.waiting import wait_until
 
 SIZE = 4 * MIB + 123
 DATA = some_bytes(SIZE)

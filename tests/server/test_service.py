@@ -1,8 +1,6 @@
 """Several models: which are loaded when, and which leave."""
 
 import threading
-import time
-from collections.abc import Callable
 from functools import partial
 from itertools import count
 
@@ -16,6 +14,7 @@ from llmcli.server.served_model import ServedModel
 from llmcli.server.service import ServerOptions, Service
 from tests.inference.fake_engine import FakeEngine
 from tests.server.conftest import Client, ServerMaker
+from tests.waiting import wait_until
 
 MB = 1_000_000
 ASK = {"prompt": "Hi", "max_tokens": 2}
@@ -49,13 +48,6 @@ is_used = Service._is_used
 def ask(client: Client, model: str, **fields: object) -> str:
     reply = client.post("/v1/completions", {**ASK, "model": model, **fields})
     return str(reply.data["choices"][0]["text"]) if reply.code == 200 else str(reply.code)
-
-
-def until(condition: Callable[[], bool]) -> bool:
-    deadline = time.monotonic() + 10
-    while not condition() and time.monotonic() < deadline:
-        time.sleep(0.01)
-    return condition()
 
 
 def test_a_model_is_loaded_when_it_is_asked_for(serve: ServerMaker) -> None:
@@ -119,7 +111,7 @@ def test_an_idle_model_is_unloaded_and_comes_back(serve: ServerMaker, monkeypatc
     machine = Machine("a", "b")
     options = ServerOptions(n_parallel=4, grace=1.0, keep_alive=0.05)
     client = serve(entries=machine.entries, options=options)
-    assert until(lambda: not machine.loaded)
+    wait_until(lambda: not machine.loaded)
     assert ask(client, "a") == "I am a."
 
 
@@ -128,18 +120,18 @@ def test_a_model_stays_while_a_request_has_it(serve: ServerMaker, monkeypatch: p
     monkeypatch.setattr("llmcli.server.service._LOOK_S", 0.01)
     machine, may_go_on = Machine("a", "b"), threading.Event()
     client = serve(entries=machine.entries, options=ServerOptions(n_parallel=4, grace=1.0, keep_alive=0.0))
-    assert until(lambda: not machine.loaded)
+    wait_until(lambda: not machine.loaded)
     monkeypatch.setattr(FakeEngine, "score_prompt", lambda *_: may_go_on.wait(10) and None)
     thread = threading.Thread(target=ask, args=[client, "a"], kwargs={"echo": True, "logprobs": 1})
     thread.start()
-    assert until(lambda: bool(machine.loaded))
+    wait_until(lambda: bool(machine.loaded))
     looks = count()
     monkeypatch.setattr("llmcli.server.service.Service._is_used", lambda *args: next(looks) >= 0 and is_used(*args))
-    assert until(lambda: next(looks) > 5)
+    wait_until(lambda: next(looks) > 5)
     assert machine.loaded == {"a"}
     may_go_on.set()
     thread.join(10)
-    assert until(lambda: not machine.loaded)
+    wait_until(lambda: not machine.loaded)
 
 
 def test_a_model_is_described_without_being_loaded(serve: ServerMaker) -> None:
