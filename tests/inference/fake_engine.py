@@ -27,7 +27,7 @@ from llmcli.inference.replay_manifest import ReplayManifest
 from llmcli.params.settings import Layer, Settings
 from tests.inference.fake_vocab import FakeVocab
 
-Script = Sequence[str | BaseException]  # pieces of an answer; an error ends it, another exception is raised
+Script = Iterable[str | BaseException]  # pieces of an answer; an error ends it, another exception is raised
 _TEMPLATE = "{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}assistant: "
 
 
@@ -41,7 +41,7 @@ class FakeEngine:
     def __init__(
         self,
         *scripts: Script,
-        reply: Callable[[Request], Iterable[str | BaseException]] | None = None,
+        reply: Callable[[Request], Script] | None = None,
         delay: float = 0.0,
         capabilities: Capabilities | None = None,
         tokenizer: FakeVocab | None = None,

@@ -4,7 +4,6 @@ import asyncio
 import json
 import socket
 import threading
-import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -24,6 +23,7 @@ from llmcli.server.request_log import RequestRecord
 from llmcli.server.served_model import ServedModel
 from llmcli.server.service import ServerOptions, Service
 from tests.inference.fake_engine import FakeEngine
+from tests.waiting import wait_until
 
 # uvicorn looks each 0.1 s whether it must end, and waits 0.1 s for connections: most of the time of these tests.
 vars(uvicorn.server)["asyncio"] = SimpleNamespace(
@@ -62,10 +62,24 @@ class Client:
 
     def record(self) -> RequestRecord:
         """That of the last request, which ends a little later than its response."""
-        deadline = time.monotonic() + 10
-        while self.service.running and time.monotonic() < deadline:
-            time.sleep(0.002)
-        return self.records[-1]
+
+        async def last() -> RequestRecord:
+            # In the loop, where nobody looks between the end of a request and its record.
+            while self.service.running or not self.records:
+                await asyncio.sleep(0.002)
+            return self.records[-1]
+
+        return asyncio.run_coroutine_threadsafe(last(), self.loop).result(60)
+
+    def stop(self) -> None:
+        """Begin to end it, as the handler of SIGTERM does."""
+        self.loop.call_soon_threadsafe(self.server.stop)
+        wait_until(lambda: self.service.is_stopping)
+
+    @property
+    def loop(self) -> asyncio.AbstractEventLoop:
+        assert self.server._loop
+        return self.server._loop
 
     def post(self, path: str, data: object, headers: Mapping[str, str] | None = None) -> Reply:
         return self.request("POST", path, json.dumps(data).encode(), headers)
@@ -88,6 +102,20 @@ class Client:
         connection = HTTPConnection("127.0.0.1", self.port, timeout=60)
         connection.request(method, path, body, {"Content-Type": "application/json", **(headers or {})})
         return connection, connection.getresponse()
+
+
+class Held:
+    """An answer for a `FakeEngine`: its first piece comes at once, the others when the test lets them."""
+
+    def __init__(self, *pieces: str | BaseException) -> None:
+        self._pieces = pieces
+        self.has_begun, self.may_go_on = threading.Event(), threading.Event()
+
+    def __iter__(self) -> Iterator[str | BaseException]:
+        yield self._pieces[0]
+        self.has_begun.set()
+        assert self.may_go_on.wait(120)
+        yield from self._pieces[1:]
 
 
 ServerMaker = Callable[..., Client]
