@@ -9,8 +9,9 @@ import pytest
 
 from llmcli.server.guard import Access
 from llmcli.server.keys import Keys, make_key
+from llmcli.server.service import ServerOptions
 from tests.inference.fake_engine import FakeEngine
-from tests.server.conftest import Client, ServerMaker
+from tests.server.conftest import Client, Held, ServerMaker
 
 ASK: dict[str, Any] = {"messages": [{"role": "user", "content": "Hi"}]}
 MOVED = {**ASK, "stream": True, "llmcli": {"replay": True, "shift": True}}
@@ -34,7 +35,7 @@ def test_a_shift_is_set_and_told(serve: ServerMaker) -> None:
     connection, response = client.open("POST", "/v1/chat/completions", json.dumps(MOVED).encode())
     name = next(chunks(response))["id"]
     assert client.post("/llmcli/control", {"id": name, "shift": 0.3}).data == {"id": name, "shift": 0.3}
-    (group,) = next(one for one in client.service.running if one.groups).groups
+    (group,) = next(one for one in list(client.service.running) if one.groups).groups
     assert group.answers[0].request.live_shift
     assert group.answers[0].request.live_shift.shift == 0.3
     for value in ("warm", True, 1e300):
@@ -52,6 +53,7 @@ def test_an_answer_is_ended_with_its_manifest(serve: ServerMaker) -> None:
     text = "".join(one["delta"].get("content") or "" for one in rest)
     (manifest,) = (one["llmcli"]["replay"] for one in rest if "llmcli" in one)
     assert (manifest["drawn"], manifest["flushed"]) == (text.count("word "), True)
+    client.record()
     assert client.post("/llmcli/control", {"id": name, "stop": True}).code == 404
     connection.close()
 
@@ -137,12 +139,16 @@ def test_a_replay_has_at_most_the_context_and_threads_of_the_server(serve: Serve
 
 
 def test_a_server_that_ends_lets_a_replay_end(serve: ServerMaker) -> None:
-    client = serve(FakeEngine(["word "] * 20, delay=0.01))
+    script = Held(*["word "] * 20)
+    client = serve(FakeEngine(["x"], script), options=ServerOptions(n_parallel=4, grace=60))
+    script.may_go_on.set()
     manifest = manifest_of(client)
+    script.may_go_on.clear()
     body = json.dumps({**ASK, "stream": True, "llmcli": {"replay": manifest}}).encode()
     connection, response = client.open("POST", "/v1/chat/completions", body)
     events = chunks(response)
     next(events)
-    client.server.should_exit = True
+    client.stop()
+    script.may_go_on.set()
     assert [one["choices"][0]["finish_reason"] for one in events][-1] == "stop"
     connection.close()
