@@ -3,6 +3,7 @@
 import threading
 from functools import partial
 from itertools import count
+from typing import Any
 
 import pytest
 
@@ -36,7 +37,7 @@ class Machine:
 
     @property
     def loaded(self) -> set[str]:
-        return {name for name, one in self.engines.items() if not one.is_closed}
+        return {name for name, one in list(self.engines.items()) if not one.is_closed}
 
     def set_memory(self, monkeypatch: pytest.MonkeyPatch, size: int) -> None:
         monkeypatch.setattr(sizing, "memory_and_cores", lambda: ((size - 10 * len(self.loaded)) * MB, 2))
@@ -121,16 +122,21 @@ def test_a_model_stays_while_a_request_has_it(serve: ServerMaker, monkeypatch: p
     machine, may_go_on = Machine("a", "b"), threading.Event()
     client = serve(entries=machine.entries, options=ServerOptions(n_parallel=4, grace=1.0, keep_alive=0.0))
     wait_until(lambda: not machine.loaded)
-    monkeypatch.setattr(FakeEngine, "score_prompt", lambda *_: may_go_on.wait(10) and None)
+    monkeypatch.setattr(FakeEngine, "score_prompt", lambda *_: may_go_on.wait(60) and None)
     thread = threading.Thread(target=ask, args=[client, "a"], kwargs={"echo": True, "logprobs": 1})
     thread.start()
     wait_until(lambda: bool(machine.loaded))
-    looks = count()
-    monkeypatch.setattr("llmcli.server.service.Service._is_used", lambda *args: next(looks) >= 0 and is_used(*args))
-    wait_until(lambda: next(looks) > 5)
+    looks: list[bool] = []
+
+    def look(*args: Any) -> bool:
+        looks.append(is_used(*args))
+        return looks[-1]
+
+    monkeypatch.setattr(Service, "_is_used", look)
+    wait_until(lambda: len(looks) > 5)
     assert machine.loaded == {"a"}
     may_go_on.set()
-    thread.join(10)
+    thread.join(60)
     wait_until(lambda: not machine.loaded)
 
 
