@@ -70,7 +70,7 @@ def test_an_error_from_outside_waits_for_the_text_that_is_being_sent() -> None:
 
         def send(update: Update) -> bool:
             is_sending.set()
-            may_go_on.wait(20)
+            assert may_go_on.wait(60)
             return order.send(update)
 
         group.send_directly = send
@@ -79,12 +79,12 @@ def test_an_error_from_outside_waits_for_the_text_that_is_being_sent() -> None:
             threading.Thread(target=group.running[0].fail, args=(LlmcliError("the end"),)),
         ]
         threads[0].start()
-        is_sending.wait(20)
+        assert is_sending.wait(60)
         threads[1].start()
         threads[1].join(0.05)
         may_go_on.set()
         for one in threads:
-            one.join(20)
+            one.join(60)
         assert order.seen == ["sent", "error"]
 
     in_loop(test)

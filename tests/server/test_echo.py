@@ -1,13 +1,13 @@
 """Prompts that come back with the log-probability of each token, as programs that evaluate models ask for them."""
 
 import threading
-import time
 
 import pytest
 
 from llmcli.server.service import ServerOptions
 from tests.inference.fake_engine import FakeEngine
 from tests.server.conftest import ServerMaker
+from tests.waiting import wait_until
 
 EVALUATE = {"temperature": 0, "max_tokens": 1, "logprobs": 1, "seed": 1234, "echo": True}
 
@@ -57,16 +57,15 @@ def test_a_stream_begins_with_the_echo(serve: ServerMaker) -> None:
 
 def test_too_many_scores_that_wait_get_503(serve: ServerMaker, monkeypatch: pytest.MonkeyPatch) -> None:
     may_end = threading.Event()
-    monkeypatch.setattr(FakeEngine, "score_prompt", lambda *_: may_end.wait(10) and None)
+    monkeypatch.setattr(FakeEngine, "score_prompt", lambda *_: may_end.wait(60) and None)
     client = serve(options=ServerOptions(n_parallel=1, n_queued=1, grace=0.1))
     worker, body = client.service.models[0].worker, {**EVALUATE, "prompt": "abc"}
     threads = [threading.Thread(target=client.post, args=["/v1/completions", body]) for _ in range(2)]
-    for number, thread in enumerate(threads):
+    for thread in threads:
         thread.start()
-        while worker.calls.n_pending <= number:
-            time.sleep(0.002)
+    wait_until(lambda: worker.calls.n_pending == 2)
     reply = client.post("/v1/completions", body)
     assert (reply.code, reply.headers["retry-after"]) == (503, "1")
     may_end.set()
     for thread in threads:
-        thread.join(10)
+        thread.join(60)

@@ -1,7 +1,6 @@
 """OpenAI's routes for text, with an engine without a model."""
 
 import asyncio
-import time
 
 from llmcli.engine.events import Prompt, Request
 from llmcli.inference.answer import Answer
@@ -11,6 +10,7 @@ from llmcli.server.service import ServerOptions
 from llmcli.server.text_requests import count_cached
 from tests.inference.fake_engine import FakeEngine
 from tests.server.conftest import ServerMaker
+from tests.waiting import wait_until
 
 ASK: dict[str, object] = {"messages": [{"role": "user", "content": "Hi"}]}
 WARM = ["x"]  # the first answer is that of the start
@@ -122,10 +122,7 @@ def test_a_client_that_goes_ends_its_answer(serve: ServerMaker) -> None:
     assert model.worker.n_running == 1
     response.close()
     connection.close()
-    deadline = time.monotonic() + 10
-    while model.worker.n_running and time.monotonic() < deadline:
-        time.sleep(0.01)
-    assert model.worker.n_running == 0
+    wait_until(lambda: not model.worker.n_running)
 
 
 def test_too_many_requests_get_503_with_retry_after(serve: ServerMaker) -> None:

@@ -6,6 +6,7 @@ import time
 from llmcli.server.service import ServerOptions
 from tests.inference.fake_engine import FakeEngine
 from tests.server.conftest import Client, ServerMaker
+from tests.waiting import wait_until
 
 WARM = ["x"]  # the first answer is that of the start
 
@@ -63,10 +64,7 @@ def test_a_slot_is_in_use_while_it_answers(serve: ServerMaker) -> None:
     assert token["n_decoded"] + token["n_remain"] == 5000
     response.close()
     connection.close()
-    deadline = time.monotonic() + 10
-    while any(one["is_processing"] for one in client.get("/slots").data) and time.monotonic() < deadline:
-        time.sleep(0.01)
-    assert [one["is_processing"] for one in client.get("/slots").data] == [False, False]
+    wait_until(lambda: [one["is_processing"] for one in client.get("/slots").data] == [False, False])
 
 
 def test_props_have_the_defaults_and_the_template(serve: ServerMaker) -> None:
