@@ -62,7 +62,7 @@ class Browser:
         assert "exceptionDetails" not in found, found["exceptionDetails"]
         return found["result"].get("value")
 
-    def until(self, script: str, seconds: float = 30.0) -> Any:
+    def until(self, script: str, seconds: float = 60.0) -> Any:
         """The value of an expression, once it is true."""
         deadline = time.monotonic() + seconds
         while not (value := self.run(script)):
@@ -118,6 +118,6 @@ def open_browser(profile: Path) -> Iterator[Browser]:
         yield Browser(reader, write)
     finally:
         process.terminate()
-        process.wait(20)
+        process.wait(60)
         os.close(write)
         reader.close()

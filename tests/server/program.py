@@ -30,7 +30,7 @@ class Program:
         raise AssertionError("".join(self.lines))
 
     def open(self, path: str, body: bytes | None = None, **headers: str) -> Any:
-        connection = HTTPConnection("127.0.0.1", self.port, timeout=30)
+        connection = HTTPConnection("127.0.0.1", self.port, timeout=60)
         connection.request("POST" if body else "GET", path, body, headers)
         return connection, connection.getresponse()
 
@@ -42,7 +42,7 @@ class Program:
         connection.close()
         return reply
 
-    def end(self, seconds: float = 30.0) -> int:
+    def end(self, seconds: float = 60.0) -> int:
         """The exit status, without a signal."""
         return self.process.wait(seconds)
 
