@@ -78,6 +78,7 @@ class Client:
 
     @property
     def loop(self) -> asyncio.AbstractEventLoop:
+        """In which the server runs."""
         assert self.server._loop
         return self.server._loop
 

@@ -11,7 +11,7 @@ import pytest
 
 from llmcli.engine.events import Cancellation
 from llmcli.errors import LlmcliError
-from llmcli.server.http_server import ConnectionLimits
+from llmcli.server.http_server import Connection, ConnectionLimits
 from llmcli.server.service import ServerOptions
 from tests.inference.fake_engine import FakeEngine
 from tests.server.conftest import Client, Held, Reply, ServerMaker
@@ -134,8 +134,9 @@ def test_a_client_that_never_reads_does_not_hold_it(serve: ServerMaker) -> None:
     engine = FakeEngine(["x"], ["x" * 100_000] * 100_000, delay=0.001)
     client = serve(engine, options=ServerOptions(grace=0.2), limits=ConnectionLimits(seconds=600))
     connection, response = client.open("POST", "/v1/completions", b'{"prompt": "a", "stream": true}')
-    (held,) = client.server.server_state.connections
-    wait_until(lambda: held.transport.get_write_buffer_size())
+    (sending,) = client.server.server_state.connections
+    assert isinstance(sending, Connection)
+    wait_until(lambda: sending.flow.write_paused)
     client.stop()
     assert has_ended(client)
     response.close()
