@@ -16,6 +16,7 @@ from llmcli.inference.engine import RequestSource
 from llmcli.inference.engine_session import Session
 from llmcli.inference.host_connection import HostConnection
 from llmcli.params.settings import Settings
+from tests.waiting import wait_until
 
 
 class Wire:
@@ -23,16 +24,23 @@ class Wire:
 
     def __init__(self, *sent: messages.Message) -> None:
         self._sent, self.replies = SimpleQueue[bytes](), SimpleQueue[messages.Message]()
+        self._n_sent, self._n_wanted = 0, 0
         for one in sent:
             self.put(one)
 
     def put(self, message: messages.Message) -> None:
+        self._n_sent += 1
         self._sent.put(messages._ENCODER.encode(message))
+
+    def is_read(self) -> bool:
+        """Whether all that was sent is done: its reader waits for more."""
+        return self._n_wanted > self._n_sent
 
     def end(self) -> None:
         self._sent.put(b"")
 
     def recv_bytes(self) -> bytes:
+        self._n_wanted += 1
         if not (data := self._sent.get()):
             raise EOFError
         return data
@@ -86,17 +94,15 @@ def answered(wire: Wire, n_ended: int = 0) -> tuple[NoAnswers, list[messages.Mes
     connection._session = cast(Session, session)
     thread = Thread(target=connection.serve, daemon=True)
     thread.start()
-    replies = [wire.replies.get(timeout=20)]
+    replies = [wire.replies.get(timeout=60)]
     while "done" not in replies[-1]:
-        replies.append(wire.replies.get(timeout=20))
-    wire.put({"cancel": None, "reason": "the last message"})
-    while not connection._cancellation.is_set():
-        sleep(0.01)
+        replies.append(wire.replies.get(timeout=60))
+    wait_until(wire.is_read)
     requests = enumerate(session.engine.requests)
     session.engine.ended = {n: one.cancellation.reason for n, one in requests if one.cancellation.is_set()}
+    session.engine.n_unwanted = len(unwanted)
     wire.end()
     thread.join()
-    session.engine.n_unwanted = len(unwanted) - 2  # without the last message, and the end
     return session.engine, replies
 
 
