@@ -121,6 +121,22 @@ def test_a_cancellation_that_comes_before_its_request_is_read_ends_that_request_
     assert [one.live_shift.shift for one in engine.requests if one.live_shift][4:7] == [0.0, 0.5, 0.0]
 
 
+def test_a_cancellation_between_two_requests_leaves_the_second_one_wanted(monkeypatch: pytest.MonkeyPatch) -> None:
+    wire = Wire(
+        {"call": "generate", "arguments": [[request_data(), request_data()]]}, {"cancel": 0, "reason": "timeout"}
+    )
+    read_request = HostConnection._read_request
+
+    def read_and_wait(connection: HostConnection, data: messages.Message) -> Request:
+        request = read_request(connection, data)
+        wait_until(wire.is_read)
+        return request
+
+    monkeypatch.setattr(HostConnection, "_read_request", read_and_wait)
+    engine, _ = answered(wire)
+    assert (engine.ended, engine.n_unwanted) == ({0: "timeout"}, 0)
+
+
 def test_the_same_holds_for_the_requests_of_a_batch() -> None:
     wire = Wire({"call": "generate_batch", "arguments": [[], 1]})
     for index in range(3):
