@@ -11,10 +11,11 @@ from pathlib import Path
 import pytest
 
 from llmcli.engine.events import Prompt, Request
+from llmcli.errors import LlmcliError
 from llmcli.files import runtime_dir
 from llmcli.inference import warm
 from llmcli.inference.local import LocalEngine
-from llmcli.inference.remote_engine import EngineGoneError, RemoteEngine
+from llmcli.inference.remote_engine import RemoteEngine
 from llmcli.inference.resolved_model import ResolvedModel
 from llmcli.inference.warm import WarmModel
 from llmcli.models.locations import ModelFile
@@ -63,8 +64,8 @@ def test_it_ends_some_time_after_its_last_use(started: Callable[..., WarmModel])
 def in_use(started: Callable[..., WarmModel], seconds: float) -> tuple[WarmModel, RemoteEngine]:
     """A process that ends after so many seconds without use, and what uses it. On a busy machine it can end before."""
     for _ in range(20):
-        one = started(seconds=seconds)
-        with suppress(OSError, EngineGoneError):
+        with suppress(OSError, LlmcliError):
+            one = started(seconds=seconds)
             return one, warm.open_engine(one, SETTINGS, [])
     raise AssertionError("it ends before it can be used")
 
