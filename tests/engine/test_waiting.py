@@ -182,7 +182,7 @@ def test_the_results_are_the_same(tiny: Path) -> None:
 
     def logits() -> list[bytes]:
         context = Context(model, ModelParams(n_ctx=128, n_threads=2))
-        assert context._waits is waits
+        assert context.waits is waits
         found = []
         for _ in range(40):
             context.prefill(0, TOKENS)
