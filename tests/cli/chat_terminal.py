@@ -3,7 +3,6 @@
 import os
 import signal
 import sys
-import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from functools import partial
@@ -18,6 +17,7 @@ from llmcli.engine.llama.probe import probe_record
 from llmcli.models.notes import record_probed
 from tests.models.tiny_models import full_attention
 from tests.screen import Screen
+from tests.waiting import Patience
 
 ENTER, TAB, ESCAPE, UP, DOWN, BACKSPACE = "\r", "\t", "\x1b", "\x1b[A", "\x1b[B", "\x7f"
 CTRL_C, CTRL_D, CTRL_J, CTRL_R, CTRL_X_CTRL_E, CTRL_Z = "\x03", "\x04", "\n", "\x12", "\x18\x05", "\x1a"
@@ -30,7 +30,7 @@ GREEDY = ("--temp", "0", "-n", "20", "-c", "1024", "-t", "1")
 TINY = ("-m", "tiny.gguf", "-n", "100", "-t", "1")  # its text is noise; a grammar determines it
 LEAVE = "Ctrl-D or /exit ends the chat"  # the row below an empty line after Ctrl-C
 SYNCHRONIZED = 2026 << 5  # the mode of a terminal between the two ends of a drawing, as pyte keeps it
-PATIENCE = 60.0  # seconds; a loaded machine is slow, and no test asks how fast something is
+PATIENCE = 60.0  # seconds; no test asks how fast something is
 CHAT = (sys.executable, "-m", "llmcli", "chat")
 
 
@@ -80,7 +80,6 @@ class Talk:
             dimensions=(rows, columns),
             env=surroundings,
             cwd=str(cwd) if cwd else None,
-            timeout=PATIENCE,
             preexec_fn=partial(signal.signal, signal.SIGINT, signal.SIG_DFL),  # a background job ignores Ctrl-C
         )
         self.child.delaybeforesend = None
@@ -245,10 +244,10 @@ class Talk:
         Raises:
             AssertionError: with the screen, when it ends or takes too long before.
         """
-        deadline = time.monotonic() + PATIENCE
+        patience = Patience(PATIENCE)
         while not condition() or (self._is_drawing() and not self.over):
             assert not self.over, f"ended while waiting for {what}:\n{self.text()}"
-            assert time.monotonic() < deadline, f"waited in vain for {what}:\n{self.text()}\n{self.window.cursor}"
+            assert not patience.is_over(), f"waited in vain for {what}:\n{self.text()}\n{self.window.cursor}"
             self._pump(0.05)
 
     def _is_drawing(self) -> bool:
