@@ -39,11 +39,15 @@ class Terminal:
         self._stream = pyte.ByteStream(self._screen)
 
     def send(self, text: str) -> None:
-        self.child.send(text)
+        """Press keys: a terminal takes some of them at a time while nobody reads it."""
+        data = text.encode()
+        while data:
+            self.read(0)
+            data = data[os.write(self.child.child_fd, data) :]
 
-    def read(self) -> bool:
-        """Draw the new output; False at the end."""
-        if not select([self.child.child_fd], [], [], 0.05)[0]:
+    def read(self, seconds: float = 0.05) -> bool:
+        """Draw the new output, or what comes within so many seconds; False at the end."""
+        if not select([self.child.child_fd], [], [], seconds)[0]:
             return True
         try:
             data = os.read(self.child.child_fd, 1 << 16)
