@@ -78,7 +78,7 @@ def test_an_id_is_a_text_or_an_integer() -> None:
         (b'{"a": 1', "the line is not valid JSON: Input data was truncated"),
         (b'"text"', "the line is not a JSON object"),
         (b'{"a": "\xff"}', "the line is not UTF-8 (at byte 8)"),
-        (b"[" * 20_000, "the line is not valid JSON: too deep"),
+        (b"[" * 200_000, "the line is not valid JSON: too deep"),
     ],
 )
 def test_a_bad_line_of_json_is_an_error_of_that_line(line: bytes, message: str) -> None:

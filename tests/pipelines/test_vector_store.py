@@ -278,7 +278,7 @@ def test_a_full_disk_is_an_error_and_leaves_nothing(tmp_path: Path, monkeypatch:
     file._file.close()
     monkeypatch.setattr(file, "_file", open("/dev/full", "wb"))  # noqa: SIM115 - the array closes it
     with pytest.raises(DiskError, match=r"cannot write .*a\.npy: No space left"):
-        file.add([vector(1, 2, 3)] * 10000)
+        file.add([vector(1, 2, 3)] * 100_000)
     file.close()
     assert [*tmp_path.iterdir()] == []
 
