@@ -284,10 +284,10 @@ class ServerPool:
                 self._end(ticket, server, Outcome(0, error=ticket.failures[server][1]))
             elif is_idle:
                 for server, when in failed.items():
-                    if server.checked_at > when:
-                        del ticket.failures[server]  # it may try again
-                    else:
+                    if server.checked_at <= when:
                         server.must_answer = True
+                    elif not is_last:  # else all that are there try it again, once it is known which these are
+                        del ticket.failures[server]
                 self._changed.notify_all()
 
     def _gone(self) -> NetworkError:
