@@ -169,7 +169,12 @@ def test_the_first_line_that_failed_is_the_first_that_another_server_gets() -> N
         wait_until(lambda: run.pool.servers[0].error)
         return echo(request)
 
-    good, bad = Machine("good", reply), Machine("bad", lambda _request: [NetworkError("bad answers 500")])
+    def fail(_request: Request) -> Sequence[Any]:
+        if len(bad.asked) == 2:
+            wait_until(lambda: len(good.asked) >= 2)
+        return [NetworkError("bad answers 500")]
+
+    good, bad = Machine("good", reply), Machine("bad", fail)
     run = Run([bad, good], prompts(40), n_parallel=1)
     assert is_complete(run.lines(), 40)
     assert bad.asked[0] in good.asked[:2]  # else newer ones would come before it, and all wait to be written
