@@ -178,7 +178,8 @@ class ServerPool:
     def _take_lines(self) -> bool:
         """Take lines of the input, so that no server waits; returns whether there is something to do."""
         window, ahead = _WINDOW * len(self.servers), 2 * (self._n_parallel or 8) * len(self.servers)
-        n_new = sum(not one.failures for one in self._ready)
+        with self._changed:
+            n_new = sum(not one.failures for one in self._ready)
         while not self._is_at_end and len(self._open) < window and n_new < ahead:
             line = self._feed.take(not self._open)
             self._is_dry = line is None

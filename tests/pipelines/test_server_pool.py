@@ -2,6 +2,7 @@
 
 import io
 import time
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import repeat
 from pathlib import Path
@@ -100,6 +101,21 @@ def test_a_fast_server_gets_more_lines_and_the_order_stays() -> None:
     slow, fast = Machine("slow", reply_late), Machine("fast", reply)
     assert is_complete(Run([slow, fast], prompts(60)).lines(), 60)
     assert len(slow.asked) + len(fast.asked) == 60
+
+
+class SlowDeque(deque[Any]):
+    """Lets other threads run while one looks through it."""
+
+    def __iter__(self) -> Iterator[Any]:
+        for one in super().__iter__():
+            time.sleep(0.0005)
+            yield one
+
+
+def test_a_server_may_take_a_line_while_the_lines_that_wait_are_counted() -> None:
+    run = Run([Machine("a"), Machine("b")], prompts(30))
+    run.pool._ready = SlowDeque()
+    assert is_complete(run.lines(), 30)
 
 
 def test_no_server_has_more_lines_at_a_time_than_is_allowed() -> None:
