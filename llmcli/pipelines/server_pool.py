@@ -121,8 +121,7 @@ class ServerPool:
         self._is_over = self._is_at_end = False
         self._n_taken, self._is_dry = 0, False  # lines of the input; whether it has none at the moment
         self._lost_since: float | None = None
-        self._n_answered, self._seconds = 0, 0.0  # lines, and what they took
-        self._begin = 0.0
+        self._n_answered, self._seconds, self._begin = 0, 0.0, 0.0  # lines, what they took, and when the batch began
         self._refused: dict[str, None] = {}  # what some server does not support of some lines
         self._feed: LineFeed
 
