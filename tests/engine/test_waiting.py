@@ -164,15 +164,16 @@ def real_waits() -> ThreadWaits:
 
 @pytest.mark.skipif(sys.platform != "linux", reason="counts threads in /proc")
 def test_a_team_has_threads_that_do_nothing_and_ends() -> None:
-    def n_threads() -> int:
-        return len([*Path("/proc/self/task").iterdir()])
+    def threads() -> set[str]:
+        return {path.name for path in Path("/proc/self/task").iterdir()}
 
-    waits, before = real_waits(), n_threads()
+    waits, before = real_waits(), threads()  # one of an earlier test may end meanwhile
     waits._sleep(bindings.ggml().omp_get_num_procs())
-    wait_until(lambda: n_threads() == before + 2)
+    wait_until(lambda: len(threads() - before) == 2)
+    team = threads() - before
     assert waits._team_end
     waits._team_end.set()
-    wait_until(lambda: n_threads() == before)
+    wait_until(lambda: not team & threads())
 
 
 def test_the_results_are_the_same(tiny: Path) -> None:
