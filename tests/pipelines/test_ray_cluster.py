@@ -5,6 +5,7 @@ import io
 import json
 import os
 import pickle
+import shutil
 import socket
 import subprocess
 import sys
@@ -244,6 +245,7 @@ def test_what_a_cluster_cannot_do_ends_the_batch(driver: Driver, plan: DriverPla
 
 @pytest.mark.slow
 @pytest.mark.skipif(os.name != "posix", reason="there are no groups of processes")
+@pytest.mark.skipif(not shutil.which("ps"), reason="needs ps")
 def test_what_a_driver_that_dies_has_started_is_ended(tmp_path: Path) -> None:
     plan = plan_of(n_lines=20)
     plan = replace(plan, address=str(tmp_path / "pid"))
