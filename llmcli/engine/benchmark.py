@@ -65,6 +65,7 @@ class SpeedContext:
         n_ctx = test.n_ctx if width == 1 else -(-test.n_ctx // _CTX_MULTIPLE) * _CTX_MULTIPLE
         n_ctx_seq = test.n_depth + test.n_gen if width > 1 else 0
         self._context = Context(model, replace(settings, n_ctx=n_ctx), width, n_ctx_seq)
+        self._context.waits = None  # else what others compute would change what is measured, also after their end
         self._context.watch([cancellation])
         vocab, numbers = model.vocab, random.Random(_SEED)
         # Whatever is read or generated begins with BOS, if the model has one, as in llama-bench.

@@ -131,10 +131,12 @@ class EngineHost:
         return self._sessions[session_id]
 
     def leave(self, session: Session) -> None:
-        """The connection that has opened it has ended."""
-        with self._lock:
-            self._sessions.pop(session.id, None)
-        session.close()
+        """The connection that has opened it has ended: it counts as used until its context is back."""
+        try:
+            session.close()
+        finally:
+            with self._lock:
+                self._sessions.pop(session.id, None)
 
     def counts(self) -> dict[str, float]:
         """Of the contexts that are kept: see `KeptContexts.counts`."""

@@ -30,7 +30,7 @@ class Session:
         self._working = Lock()  # held while its context is used
         self._caller: _Caller | None = None  # which uses it
         self._inspector: tuple[bytes, TokenInspector] | None = None
-        self.is_closed = False
+        self.is_closed = self._is_free = False
 
     @property
     def engine(self) -> LocalEngine:
@@ -47,12 +47,14 @@ class Session:
         return self.used
 
     def close(self) -> None:
-        """End what runs, and free its context."""
+        """End what runs, and free its context; a second call waits for the first one."""
         self.is_closed = True
         if caller := self._caller:
             caller.leave()
         with self._working:
-            self.used.close()
+            if not self._is_free:
+                self._is_free = True
+                self.used.close()
 
     @contextmanager
     def working(self, caller: _Caller) -> Iterator[None]:

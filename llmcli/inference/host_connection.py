@@ -95,7 +95,8 @@ class HostConnection:
 
     def _tell_unwanted(self) -> None:
         """Tell it if no answer is wanted any more: a step of llama.cpp is for all of them."""
-        if self._unended and all(self._requests[one].cancellation.is_set() for one in self._unended):
+        n_read = len(self._requests)
+        if self._unended and all(at < n_read and self._requests[at].cancellation.is_set() for at in self._unended):
             self._host.on_unwanted()
 
     def leave(self) -> None:
@@ -238,6 +239,8 @@ class HostConnection:
             self.session.engine.start(messages.read_request(data), index).close()
 
     def generate(self, requests: Sequence[messages.Message]) -> None:
+        with self._naming:  # all are wanted, also those that are not read yet
+            self._unended.update(range(len(requests)))
         read = [self._read_request(one) for one in requests]
         self._send_events(lambda engine: engine.generate(read))
 

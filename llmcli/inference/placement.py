@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 from llmcli.engine.llama import hardware, structures
+from llmcli.engine.llama.waiting import thread_waits
 from llmcli.errors import UsageError
 from llmcli.models.gguf.header import GGUFHeader
 from llmcli.params.model import ModelParams, PlacementParams, RopeParams, read_override
@@ -105,11 +106,17 @@ def placement_facts(settings: ModelParams) -> Mapping[str, str]:
         if offload
         else "none, only the CPU computes",
         "NUMA": f"{plural(hardware.numa_nodes(), 'node')}, placement {settings.numa}",
-        "waiting threads": "as OpenMP says (OMP_WAIT_POLICY)" if hardware.uses_openmp() else f"poll {settings.poll}",
+        "waiting threads": _waiting(settings),
     }
     if settings.cpu_moe or settings.n_cpu_moe:
         facts["experts on the CPU"] = experts
     return facts
+
+
+def _waiting(settings: ModelParams) -> str:
+    if not hardware.uses_openmp():
+        return f"poll {settings.poll}"
+    return "sleep soon while other programs compute" if thread_waits() else "as OpenMP says (OMP_WAIT_POLICY)"
 
 
 def loading_settings(settings: ModelParams) -> Mapping[str, str]:

@@ -74,6 +74,7 @@ def connect(settings: Settings, cancellation: Cancellation | None = None) -> Non
         from llmcli.engine.llama.rpc_watch import Watch  # few processes need it
 
         _watches.append(Watch(settings.rpc_timeout, _end))
+        _watches[0].start()
     for server in found:
         with _watches[0].call():  # another client may have come since it was asked
             rpc.add_server(server.address)

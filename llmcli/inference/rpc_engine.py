@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from contextlib import suppress
 from multiprocessing import AuthenticationError, connection
 from threading import RLock
@@ -22,7 +22,7 @@ from llmcli.inference import engine_messages as messages
 from llmcli.inference.engine import RequestSource
 from llmcli.inference.remote_engine import EngineGoneError, RemoteEngine
 from llmcli.inference.rpc_devices import end_child
-from llmcli.inference.rpc_protocol import RpcServerError, ask_server
+from llmcli.inference.rpc_protocol import RpcServerError, ServerNotReachedError, ask_server
 from llmcli.params.model import read_rpc
 from llmcli.params.settings import Settings
 
@@ -36,7 +36,7 @@ run()
 _ERROR = re.compile(r"^error: (.+)(?:\n  hint: (.+))?", re.MULTILINE)
 _ANY, _WAITED = "an RPC server", re.compile("sign of life|has not stopped")  # in errors because of a server
 _ANEW = "a new try loads the model again"
-_ASK = 1.0  # seconds for a server that has perhaps ended
+_ASK = 3.0  # seconds for a server that has perhaps ended
 _END = 2.0  # seconds until a process that has closed its connections has ended
 _LONGEST_FOLDER = 90  # bytes: the path of a socket has at most 104 on macOS, 108 on Linux
 
@@ -210,10 +210,11 @@ def error_of(written: str, names: Sequence[str]) -> RpcGoneError | None:
     if not found:
         return None
     message, hint = found[-1]
-    for name, reason in _lost_servers(names) if _ANY in message else ():
-        if not _WAITED.search(message):
+    has_waited = bool(_WAITED.search(message))
+    for name, error in _lost_servers(names) if _ANY in message and not (has_waited and len(names) == 1) else ():
+        if not has_waited:
             return RpcGoneError(
-                f"a part of the model is lost: {reason}", f"start it again with `llmcli rpc serve`; {_ANEW}"
+                f"a part of the model is lost: {error}", f"start it again with `llmcli rpc serve`; {_ANEW}"
             )
         message = message.replace(_ANY, f"the RPC server {name}")
     if len(names) == 1:
@@ -221,15 +222,20 @@ def error_of(written: str, names: Sequence[str]) -> RpcGoneError | None:
     return RpcGoneError(message, "; ".join(filter(None, [hint, _ANEW])))
 
 
-def _lost_servers(names: Sequence[str]) -> Iterator[tuple[str, str]]:
-    """Those that do not answer now, with the reason; whoever is behind a tunnel is not asked."""
+def _lost_servers(names: Sequence[str]) -> Sequence[tuple[str, RpcServerError]]:
+    """Those that do not answer now, with the reason; whoever is behind a tunnel is not asked.
+
+    One that is not reached comes first: another one may only be slow to see that its last client has gone.
+    """
+    found = []
     for name in names:
         address = read_rpc(name)
         if not address.is_ssh:
             try:
                 ask_server(name, address.host, address.port, _ASK)
             except RpcServerError as error:
-                yield name, str(error)
+                found.append((name, error))
+    return sorted(found, key=lambda one: not isinstance(one[1], ServerNotReachedError))
 
 
 def _new_address() -> tuple[str, str]:

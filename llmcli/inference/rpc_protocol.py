@@ -8,7 +8,7 @@ import socket
 import struct
 import threading
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from time import monotonic
 
@@ -27,6 +27,10 @@ _BUSY = "it serves one client at a time: end the other one, or wait for it; or t
 
 class RpcServerError(NetworkError):
     """An RPC server cannot be used, or has ended."""
+
+
+class ServerNotReachedError(RpcServerError):
+    """Nobody takes a connection there: the server has ended, or the network has."""
 
 
 class WrongServerError(RpcServerError):
@@ -78,6 +82,9 @@ def ask_server(name: str, host: str, port: int, seconds: float) -> RpcServer:
 
 def _resolve(name: str, host: str, end: float) -> str:
     """The IPv4 address of a host: llama.cpp has no other. A question to a name server has no time limit of its own."""
+    with suppress(OSError):
+        socket.inet_pton(socket.AF_INET, host)
+        return host
     found: list[str | OSError] = []
 
     def ask() -> None:
@@ -155,13 +162,13 @@ def _connected(name: str, ip: str, port: int, end: float) -> Iterator[_Connectio
     except TimeoutError:
         message = f"the RPC server {name} is not reached: no answer from {ip}"
         # A server that is in use takes only a few connections into its queue, and answers no more of them.
-        raise RpcServerError(
+        raise ServerNotReachedError(
             message, "check the network and the firewall, and end other clients that wait for it"
         ) from None
     except OSError as error:
         is_named = port != DEFAULT_PORT and name.endswith(f":{port}")  # not the end of a tunnel
         options = f" --port {port}" if is_named else ""
         hint = f"start it there with `llmcli rpc serve{options}`"
-        raise RpcServerError(f"the RPC server {name} is not reached: {error_text(error)}", hint) from None
+        raise ServerNotReachedError(f"the RPC server {name} is not reached: {error_text(error)}", hint) from None
     with connected:
         yield _Connection(name, connected, end)

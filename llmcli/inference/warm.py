@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 USE, STATUS, STOP, FORGET = b"use", b"status", b"stop", b"forget"
 FOREVER = 1e10  # seconds; JSON has no infinity
 _MOST_PATH = 100  # bytes of the path of a socket
-_PATIENCE = 2.0  # seconds for the first answer of a process that lives
+_PATIENCE = 5.0  # seconds for the first answer of a process that lives, on a busy machine too
 _START = 20.0  # seconds until a new process listens
 _locks: list[object] = []  # that this process holds: one that is collected is released
 _OF_LOAD = (*fields_of(PlacementParams), "override_kv", "n_gpu_layers")
@@ -306,7 +306,7 @@ def stop(one: WarmModel) -> None:
         return
     except OSError:
         pass
-    deadline = time.monotonic() + 5 * _PATIENCE  # a busy machine may need some of it
+    deadline = time.monotonic() + 2 * _PATIENCE  # a busy machine may need some of it
     while is_running(one.pid) and time.monotonic() < deadline:
         time.sleep(0.01)
     if is_running(one.pid):

@@ -1,5 +1,6 @@
 """Settings of a request, of its answer, and of the chat around it."""
 
+import codecs
 import json
 import math
 import re
@@ -19,7 +20,7 @@ from llmcli.params.param import (
 
 Bias = tuple[int | str, float]
 _BIAS_SHAPE = 'TOKEN=BIAS, such as 1234=+1.5, "text"=-2 or 1234=-inf'
-
+_FOR_HOSTS = ("idna", "punycode")  # codecs of Python for names of hosts, not for texts
 
 _ARG_SHAPE = 'KEY=JSON, such as reasoning_effort="high" or keep_past_thinking=true'
 # What a chat template gets from the program, and what Jinja defines or reserves.
@@ -82,9 +83,11 @@ def _check_encoding(name: str) -> str:
     """The name of an encoding of Python in small letters. Raises ValueError for one that is not of texts."""
     try:
         "".encode(name)
-        b"\xff".decode(name, "replace")  # not possible in those that are made for names of hosts
+        is_of_texts = codecs.lookup(name).name not in _FOR_HOSTS
     except (LookupError, ValueError):
-        raise ValueError("a text encoding, such as utf-8, latin-1, cp1252 or utf-16-le") from None
+        is_of_texts = False
+    if not is_of_texts:
+        raise ValueError("a text encoding, such as utf-8, latin-1, cp1252 or utf-16-le")
     return name.lower().replace("_", "-")
 
 

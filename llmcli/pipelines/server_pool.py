@@ -121,8 +121,7 @@ class ServerPool:
         self._is_over = self._is_at_end = False
         self._n_taken, self._is_dry = 0, False  # lines of the input; whether it has none at the moment
         self._lost_since: float | None = None
-        self._n_answered, self._seconds = 0, 0.0  # lines, and what they took
-        self._begin = 0.0
+        self._n_answered, self._seconds, self._begin = 0, 0.0, 0.0  # lines, what they took, and when the batch began
         self._refused: dict[str, None] = {}  # what some server does not support of some lines
         self._feed: LineFeed
 
@@ -178,7 +177,8 @@ class ServerPool:
     def _take_lines(self) -> bool:
         """Take lines of the input, so that no server waits; returns whether there is something to do."""
         window, ahead = _WINDOW * len(self.servers), 2 * (self._n_parallel or 8) * len(self.servers)
-        n_new = sum(not one.failures for one in self._ready)
+        with self._changed:
+            n_new = sum(not one.failures for one in self._ready)
         while not self._is_at_end and len(self._open) < window and n_new < ahead:
             line = self._feed.take(not self._open)
             self._is_dry = line is None
@@ -284,10 +284,10 @@ class ServerPool:
                 self._end(ticket, server, Outcome(0, error=ticket.failures[server][1]))
             elif is_idle:
                 for server, when in failed.items():
-                    if server.checked_at > when:
-                        del ticket.failures[server]  # it may try again
-                    else:
+                    if server.checked_at <= when:
                         server.must_answer = True
+                    elif not is_last:  # else all that are there try it again, once it is known which these are
+                        del ticket.failures[server]
                 self._changed.notify_all()
 
     def _gone(self) -> NetworkError:

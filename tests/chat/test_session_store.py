@@ -12,6 +12,7 @@ import pytest
 from llmcli.chat.sessions import listing, store
 from llmcli.chat.sessions.session import Session
 from llmcli.errors import DiskError, UsageError
+from tests.waiting import wait_until
 
 WINDOWS = sys.platform == "win32"
 
@@ -86,6 +87,7 @@ def test_chats_with_the_same_first_words_get_a_file_each() -> None:
 
 def _create_sessions(home: str, gate: str, count: int) -> None:
     os.environ["LLMCLI_HOME"] = home
+    Path(f"{gate}-{os.getpid()}").touch()
     while not os.path.exists(gate):
         time.sleep(0.0005)
     for number in range(count):
@@ -98,6 +100,7 @@ def test_processes_that_start_at_the_same_time_get_a_file_each(home: Path, tmp_p
     others = [context.Process(target=_create_sessions, args=[str(home), str(gate), 20]) for _ in range(2)]
     for other in others:
         other.start()
+    wait_until(lambda: len(list(tmp_path.glob("gate-*"))) == 2)
     gate.touch()
     _create_sessions(str(home), str(gate), 20)
     for other in others:

@@ -3,10 +3,11 @@
 import os
 import signal
 import sys
-import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
+from select import select
 from typing import Any
 
 import pexpect
@@ -16,6 +17,7 @@ from llmcli.engine.llama.probe import probe_record
 from llmcli.models.notes import record_probed
 from tests.models.tiny_models import full_attention
 from tests.screen import Screen
+from tests.waiting import Patience
 
 ENTER, TAB, ESCAPE, UP, DOWN, BACKSPACE = "\r", "\t", "\x1b", "\x1b[A", "\x1b[B", "\x7f"
 CTRL_C, CTRL_D, CTRL_J, CTRL_R, CTRL_X_CTRL_E, CTRL_Z = "\x03", "\x04", "\n", "\x12", "\x18\x05", "\x1a"
@@ -28,7 +30,7 @@ GREEDY = ("--temp", "0", "-n", "20", "-c", "1024", "-t", "1")
 TINY = ("-m", "tiny.gguf", "-n", "100", "-t", "1")  # its text is noise; a grammar determines it
 LEAVE = "Ctrl-D or /exit ends the chat"  # the row below an empty line after Ctrl-C
 SYNCHRONIZED = 2026 << 5  # the mode of a terminal between the two ends of a drawing, as pyte keeps it
-PATIENCE = 45.0  # seconds; a loaded machine is slow, and no test asks how fast something is
+PATIENCE = 60.0  # seconds; no test asks how fast something is
 CHAT = (sys.executable, "-m", "llmcli", "chat")
 
 
@@ -78,7 +80,6 @@ class Talk:
             dimensions=(rows, columns),
             env=surroundings,
             cwd=str(cwd) if cwd else None,
-            timeout=PATIENCE,
             preexec_fn=partial(signal.signal, signal.SIGINT, signal.SIG_DFL),  # a background job ignores Ctrl-C
         )
         self.child.delaybeforesend = None
@@ -163,6 +164,10 @@ class Talk:
         """The row below a streaming answer; empty where there is none."""
         return next((row for row in reversed(self.screen()) if row.startswith(FOOT)), "")
 
+    def live_keys(self) -> str:
+        """The part of that row about the keys that move the temperature."""
+        return next((part for part in self.foot().split(" · ") if part.startswith("↑↓")), "")
+
     def answer(self, question: str) -> str:
         """The rows below the last row that ends with this question, without the row below the answer and the status."""
         rows = self.text().rpartition(question)[2].split("\n")
@@ -194,9 +199,28 @@ class Talk:
         self.until(lambda: text in self.text(), repr(text))
 
     def wait_more(self, count: int) -> None:
-        """Wait for so many more characters: by then the keys are read, of which Ctrl-C would drop those that wait."""
+        """Wait for so many characters that the program writes from now on."""
+        self.catch_up()
         before = len(self.text())
         self.until(lambda: len(self.text()) > before + count, "more text")
+
+    def catch_up(self) -> None:
+        """Read all that the program has written so far."""
+        while self._pump(0):
+            pass
+
+    def wait_read(self) -> None:
+        """Wait until all keys are read while an answer streams: Ctrl-C would drop those that wait.
+
+        The temperature goes up and down again, which the row below the answer shows.
+        """
+        for key in (UP, DOWN):
+            passed = ("", self.live_keys())
+            self.keys(key)
+            self.until(partial(self._has_moved, passed), "the row of the keys")
+
+    def _has_moved(self, passed: tuple[str, ...]) -> bool:
+        return self.live_keys() not in passed
 
     def wait_line(self, text: str) -> None:
         """Wait until the row with the cursor ends with a text."""
@@ -220,23 +244,34 @@ class Talk:
         Raises:
             AssertionError: with the screen, when it ends or takes too long before.
         """
-        deadline = time.monotonic() + PATIENCE
+        patience = Patience(PATIENCE)
         while not condition() or (self._is_drawing() and not self.over):
             assert not self.over, f"ended while waiting for {what}:\n{self.text()}"
-            assert time.monotonic() < deadline, f"waited in vain for {what}:\n{self.text()}\n{self.window.cursor}"
+            assert not patience.is_over(), f"waited in vain for {what}:\n{self.text()}\n{self.window.cursor}"
             self._pump(0.05)
 
     def _is_drawing(self) -> bool:
         """Whether only the beginning of a drawing has been read: the prompt hides the cursor until the end of each."""
         return self.window.cursor.hidden or SYNCHRONIZED in self.window.mode
 
-    def _pump(self, timeout: float) -> None:
+    def _pump(self, timeout: float) -> bool:
+        """Read what has been written, or comes within so many seconds; False if there is nothing."""
+        data = b""
         try:
             data = self.child.read_nonblocking(65536, timeout)
         except pexpect.TIMEOUT:
-            return
+            return False
         except (pexpect.EOF, OSError):
             self.over = True
-            return
+            data = self._rest()
         self.raw += data
         self.stream.feed(data)
+        return bool(data)
+
+    def _rest(self) -> bytes:
+        """What a program that has ended has written last: pexpect may find its end before that text."""
+        data, descriptor = b"", self.child.child_fd
+        with suppress(OSError):  # the end
+            while select([descriptor], [], [], 0)[0] and (part := os.read(descriptor, 65536)):
+                data += part
+        return data

@@ -2,6 +2,7 @@
 
 import math
 import os
+import random
 import re
 import signal
 import socket
@@ -21,7 +22,11 @@ place, command = words[words.index("-L") + 1].split(":"), words[-1].split()
 if "refused" in words:
     sys.stderr.write("me@refused: Permission denied (publickey).\\n")
     sys.exit(255)
-listener = socket.create_server((place[0], int(place[1])))
+try:
+    listener = socket.create_server((place[0], int(place[1])))
+except OSError:
+    sys.stderr.write("channel_setup_fwd_listener_tcpip: cannot listen to port: " + place[1] + "\\n")
+    sys.exit(255)
 def pump(a, b):
     try:
         while data := a.recv(65536):
@@ -44,6 +49,15 @@ os._exit(subprocess.run([sys.executable, "-m", *command]).returncode)
 """
 
 
+def quiet_port() -> int:
+    """A free port that no program gets by chance, so that it is free again for the next server."""
+    while True:
+        port = random.randrange(20_000, 32_000)  # systems take others where none is named
+        with socket.socket() as one, suppress(OSError):
+            one.bind(("127.0.0.1", port))
+            return port
+
+
 def fake_ssh(folder: Path) -> dict[str, str]:
     """The environment in which `ssh` is that program."""
     folder.mkdir(exist_ok=True)
@@ -54,7 +68,7 @@ def fake_ssh(folder: Path) -> dict[str, str]:
 
 
 class RpcServe:
-    """`llmcli rpc serve` on a free port; `address` is where it listens."""
+    """`llmcli rpc serve` on a free port; `address` is where it listens, and `log` what it has written so far."""
 
     def __init__(self, *arguments: str, home: Path, before: Sequence[str] = ()) -> None:
         """`before` is what starts the command, if another program does."""
@@ -75,7 +89,8 @@ class RpcServe:
 
     def _read(self) -> None:
         assert self.process.stderr
-        self.log += self.process.stderr
+        for line in self.process.stderr:
+            self.log.append(line)
 
     def send(self, number: signal.Signals) -> None:
         self.process.send_signal(number)

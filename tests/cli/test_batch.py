@@ -16,6 +16,7 @@ import pytest
 
 from tests.cli_result import shell_status
 from tests.conftest import Run
+from tests.waiting import wait_until
 
 with_starter = pytest.mark.usefixtures("with_starter")
 with_tiny = pytest.mark.usefixtures("with_tiny")
@@ -116,7 +117,7 @@ def test_a_slow_producer_gets_each_answer_at_once(tmp_path: Path) -> None:
 @pytest.mark.parametrize("source", ["file", "waiting"])
 def test_ctrl_c_keeps_the_finished_lines_and_says_how_to_go_on(run: Run, tmp_path: Path, source: str) -> None:
     """While answers are generated, and while the next line is waited for."""
-    text, output = "".join(f"prompt {number}\n" for number in range(40)), tmp_path / "out.jsonl"
+    text, output = "".join(f"prompt {number}\n" for number in range(400)), tmp_path / "out.jsonl"  # for a minute
     (tmp_path / "in.txt").write_text(text)
     name = str(tmp_path / "in.txt") if source == "file" else "-"
     options = ("-o", str(output), "-t", "1", "--parallel", "2", "--ignore-eos", "-n", "600" if name != "-" else "3")
@@ -125,13 +126,13 @@ def test_ctrl_c_keeps_the_finished_lines_and_says_how_to_go_on(run: Run, tmp_pat
     if name == "-":
         process.stdin.write(b"first\nsecond\n")
         process.stdin.flush()
-    wait_for_lines(output, 2)
+    wait_until(lambda: output.exists() and output.read_bytes().count(b"\n") >= 2)
     process.send_signal(signal.SIGINT)
     _, stderr = process.communicate() if name != "-" else wait_open(process)
     assert shell_status(process.returncode) == 130
     written = lines_of(output.read_text())
     assert [line["id"] for line in written] == [*range(1, len(written) + 1)]
-    assert 2 <= len(written) < 40
+    assert 2 <= len(written) < 400
     assert all("error" not in line for line in written)
     warning = f"warning: interrupted after {len(written)} lines\n  hint: the same command with --resume goes on\n"
     assert stderr.decode().endswith(warning)
@@ -147,13 +148,6 @@ def wait_open(process: "subprocess.Popen[bytes]") -> tuple[bytes, bytes]:
     for stream in (process.stdin, process.stdout, process.stderr):
         stream.close()
     return b"", stderr
-
-
-def wait_for_lines(path: Path, count: int) -> None:
-    end = time.monotonic() + 90
-    while not path.exists() or path.read_bytes().count(b"\n") < count:
-        assert time.monotonic() < end
-        time.sleep(0.02)
 
 
 def kill_and_resume(args: Sequence[str], output: Path, source: Sequence[str], n_kills: int, seed: int) -> None:
@@ -210,7 +204,7 @@ def test_a_replayed_pipe_is_resumed(run: Run, tmp_path: Path) -> None:
 @only_posix
 @pytest.mark.slow
 def test_a_closed_pipe_ends_the_batch_quietly(tmp_path: Path) -> None:
-    (tmp_path / "in.txt").write_text("prompt\n" * 500)
+    (tmp_path / "in.txt").write_text("prompt\n" * 5000)  # the answers are more than a pipe takes
     process = start_batch(str(tmp_path / "in.txt"), *FAST, "-q")
     assert process.stdout
     assert process.stderr

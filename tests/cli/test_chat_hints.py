@@ -11,6 +11,7 @@ from tests.conftest import Run
 LOOP = r'"I am not sure what you mean by that.\n"*'
 NOTE = "the answer repeats itself; /retry repeat_penalty=1.1 may help"
 ENDLESS = ("-m", "tiny.gguf", "-t", "1", "-c", "4096", "-n", "1400", "--ignore-eos", "--grammar-file", "loop.gbnf")
+UNTIL_CTRL_C = ("-c", "100000", "-n", "-1", "--ignore-eos")  # some minutes
 terminal = pytest.mark.skipif(sys.platform == "win32", reason="needs a pseudo-terminal")
 
 
@@ -50,8 +51,7 @@ def test_an_empty_chat_has_a_hint_until_the_first_answer(
 @terminal
 @pytest.mark.parametrize("columns", [80, 40])
 def test_a_row_below_the_answer_shows_how_to_stop(folder: Path, columns: int) -> None:
-    endless = (*TINY, "-c", "8192", "-n", "8000", "--ignore-eos", "--grammar-file", "story.gbnf")
-    with Talk(*endless, columns=columns, cwd=folder) as chat:
+    with Talk(*TINY, *UNTIL_CTRL_C, "--grammar-file", "story.gbnf", columns=columns, cwd=folder) as chat:
         chat.ready().send("hi")
         row = "Ctrl-C stops · ↑↓ warmer, colder"
         chat.until(lambda: chat.foot().startswith(row), "the row")
@@ -78,7 +78,7 @@ def test_question_and_answer_stand_apart(folder: Path) -> None:
 
 @terminal
 def test_a_loop_is_reported_while_it_streams_and_afterwards(folder: Path) -> None:
-    with Talk(*ENDLESS, "-c", "8192", "-n", "8000", cwd=folder) as chat:  # which goes on until Ctrl-C is pressed
+    with Talk(*ENDLESS, *UNTIL_CTRL_C, cwd=folder) as chat:
         chat.ready().send("hi")
         chat.wait_for("the answer repeats itself: Ctrl-C stops")
         chat.keys(CTRL_C)

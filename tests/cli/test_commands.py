@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from llmcli.engine.llama.waiting import thread_waits
 from llmcli.params.settings import fields
 from tests.conftest import Run
 from tools import docs
@@ -289,6 +290,16 @@ def test_doctor_says_what_the_loading_flags_come_to(run: Run, home: Path) -> Non
     assert facts["load mode"].startswith("mlock")
     assert facts["load mode"].endswith(", weights checked")
     assert "node" in facts["NUMA"]
+
+
+def test_doctor_says_how_threads_wait(run: Run) -> None:
+    if not thread_waits():
+        pytest.skip("the threads of this build are not those of libgomp")
+    found = [
+        json.loads(run("doctor", "--json", env=variables).text)["facts"]["waiting threads"]
+        for variables in ({}, {"OMP_WAIT_POLICY": "active"})
+    ]
+    assert found == ["sleep soon while other programs compute", "as OpenMP says (OMP_WAIT_POLICY)"]
 
 
 def test_doctor_names_a_device_that_is_not_there(run: Run) -> None:

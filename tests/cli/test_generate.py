@@ -287,11 +287,14 @@ def test_layers_are_config_then_environment_then_flag(inside: Run) -> None:
 
 @with_starter
 def test_a_time_limit_keeps_the_text_and_ends_with_124(inside: Run) -> None:
-    ran = inside("generate", "Write a very long story.", "--ignore-eos", "--timeout", "1.5", "--json")
+    for seconds in ("1.5", "6", "24"):  # a busy machine may load the model for so long, and then there is no text
+        ran = inside("generate", "Write a very long story.", "--ignore-eos", "--timeout", seconds, "--json")
+        if ran.text:
+            break
     data = json.loads(ran.text)
     assert ran.status == 124
     assert data["finish_reason"] == "timeout"
-    assert "stopped by --timeout after 1.5 s" in ran.stderr
+    assert f"stopped by --timeout after {seconds} s" in ran.stderr
 
 
 @with_tiny
@@ -384,7 +387,7 @@ def test_user_text_cannot_forge_a_turn(inside: Run) -> None:
 def test_a_thread_of_a_policy_does_not_hold_the_program(run: Run, with_tiny: Path, tmp_path: Path) -> None:
     file = tmp_path / "threads.py"
     file.write_text(
-        "import threading, time\nthreading.Thread(target=time.sleep, args=(50,)).start()\nf = lambda step: 0.7\n"
+        "import threading, time\nthreading.Thread(target=time.sleep, args=(600,)).start()\nf = lambda step: 0.7\n"
     )
-    done = run("generate", "hi", "--raw", "-n", "1", "--temp-policy-file", f"{file}:f", timeout=30)
+    done = run("generate", "hi", "--raw", "-n", "1", "--temp-policy-file", f"{file}:f", timeout=60)
     assert (done.status, done.stderr.count("error")) == (0, 0)

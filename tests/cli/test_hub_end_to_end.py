@@ -93,6 +93,7 @@ def on_terminal(
         before = child.before + child.after
         child.send(keys)
     text = before + child.read()
+    child.wait()
     child.close()
     return text, child.exitstatus if child.signalstatus is None else shell_status(-child.signalstatus)
 

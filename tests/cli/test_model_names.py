@@ -6,7 +6,6 @@ import re
 import shutil
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -20,6 +19,7 @@ from llmcli.text import format_size
 from tests.cli.test_hub_end_to_end import Place, error_line, facts_of, harmless, on_terminal, sole
 from tests.hub.server import FakeHub, Fault
 from tests.models.gguf_writer import MODEL, write_gguf
+from tests.waiting import wait_until
 
 REPO, BIG = "test/tiny-GGUF", "test/big-GGUF"
 HALF = 40 << 20
@@ -232,10 +232,7 @@ def interrupt_a_pull(place: Place, at: int) -> None:
     place.hub.hold_at = at
     command = [sys.executable, "-m", "llmcli", "pull", "--quiet", BIG]
     with subprocess.Popen(command, env=place.env) as child:
-        end = time.monotonic() + 30
-        while not any(path.stat().st_size == at for path in place.cache.rglob("*.incomplete")):
-            assert time.monotonic() < end
-            time.sleep(0.02)
+        wait_until(lambda: any(path.stat().st_size == at for path in place.cache.rglob("*.incomplete")))
         child.kill()
     place.hub.hold_at = None
     place.hub.log.clear()

@@ -253,7 +253,7 @@ class _Proxy(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         self.server.seen.append(self.path)
         parts = urlsplit(self.path)
-        connection = http.client.HTTPConnection(parts.netloc, timeout=10)
+        connection = http.client.HTTPConnection(parts.netloc, timeout=60)
         headers = {name: value for name, value in self.headers.items() if not name.lower().startswith("proxy-")}
         connection.request("GET", f"{parts.path}?{parts.query}", headers=headers)
         with connection.getresponse() as answer:

@@ -235,6 +235,6 @@ def test_a_name_creates_a_session_or_opens_it(saved: str) -> None:
 @pytest.mark.skipif(sys.platform == "win32", reason="needs a POSIX terminal")
 def test_a_terminal_gets_no_escape_sequence_of_a_message(saved: str) -> None:
     pexpect = pytest.importorskip("pexpect")
-    shown = pexpect.run(f"{sys.executable} -m llmcli sessions show talk", encoding="utf-8")
+    shown = pexpect.run(f"{sys.executable} -m llmcli sessions show talk", timeout=60, encoding="utf-8")
     assert 'say "hi" ␛[31m' in shown
     assert "\x1b[31m" not in shown

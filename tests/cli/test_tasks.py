@@ -236,11 +236,11 @@ def test_show_prints_the_file_of_a_task(inside: Run, project: Path) -> None:
 def test_show_asks_in_a_terminal_whether_a_task_is_trusted(project: Path, key: str, is_kept: bool) -> None:
     pexpect = pytest.importorskip("pexpect")
     command = f"{sys.executable} -m llmcli tasks show review"
-    shown = pexpect.run(command, events={"y/N": f"{key}\n"}, encoding="utf-8")
+    shown = pexpect.run(command, timeout=60, events={"y/N": f"{key}\n"}, encoding="utf-8")
     assert "Review this: {{input}}" in shown
     assert str(project) in shown.replace("\r\n", "")
     assert is_trusted(project.read_bytes()) is is_kept
-    assert ("y/N" in pexpect.run(command, events={"y/N": "\n"}, encoding="utf-8")) is not is_kept
+    assert ("y/N" in pexpect.run(command, timeout=60, events={"y/N": "\n"}, encoding="utf-8")) is not is_kept
 
 
 def test_show_fills_the_places_of_variables(inside: Run) -> None:

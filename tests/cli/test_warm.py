@@ -4,8 +4,8 @@ import json
 import os
 import signal
 import sys
-import time
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,6 +15,7 @@ from llmcli.files import runtime_dir, write_json
 from llmcli.inference import warm
 from tests.conftest import Run
 from tests.models.tiny_models import encoder
+from tests.waiting import wait_until
 
 pytestmark = pytest.mark.slow
 ASK = ("generate", "Hello", "--no-stdin", "-n", "8", "-t", "1", "-c", "256", "--seed", "3", "--temperature", "1")
@@ -24,7 +25,8 @@ ASK = ("generate", "Hello", "--no-stdin", "-n", "8", "-t", "1", "-c", "256", "--
 def ended(home: Path) -> Iterator[None]:
     yield
     for one in warm.all_warm():
-        os.kill(one.pid, signal.SIGTERM)
+        with suppress(ProcessLookupError):  # it has just ended
+            os.kill(one.pid, signal.SIGTERM)
 
 
 @pytest.fixture
@@ -39,12 +41,31 @@ def killed() -> warm.WarmModel:
     """The only one, once it answers nobody any more."""
     (one,) = warm.all_warm()
     os.kill(one.pid, signal.SIGKILL)
-    while True:
+
+    def is_gone() -> bool:
         try:
             one.connect().close()
+        except TimeoutError:
+            return False
         except OSError:
-            return one
-        time.sleep(0.02)
+            return True
+        return False
+
+    wait_until(is_gone)
+    return one
+
+
+def context_tokens() -> float:
+    """Those that the only one keeps, once it has taken back the context of each command that used it."""
+    (one,) = warm.all_warm()
+    found: dict[str, float] = {}
+
+    def is_unused() -> bool:
+        found.update(warm.status(one) or {"sessions": 1})
+        return not found["sessions"]
+
+    wait_until(is_unused)
+    return found["tokens"]
 
 
 def test_commands_use_it_with_the_same_result(kept: Path, run: Run) -> None:
@@ -96,9 +117,12 @@ def test_a_session_goes_on_in_it_and_leaves_with_its_removal(kept: Path, run: Ru
             "3",
         ],
     )
-    first, second = (json.loads(run(*ask, text).stdout) for text in ("Tell me something", "And then?"))
+    first = json.loads(run(*ask, "Tell me something").stdout)
+    assert context_tokens() >= first["prompt_tokens"]
+    second = json.loads(run(*ask, "And then?").stdout)
     assert second["prompt_tokens"] > first["prompt_tokens"]
     assert second["timings"]["prompt_n"] <= second["prompt_tokens"] - first["prompt_tokens"]
+    assert context_tokens() >= second["prompt_tokens"]
     assert json.loads(run("ps", "--json").stdout)[0]["context_tokens"] >= second["prompt_tokens"]
     run("sessions", "rm", "talk", "--yes")
     assert json.loads(run("ps", "--json").stdout)[0]["context_tokens"] == 0
@@ -106,8 +130,9 @@ def test_a_session_goes_on_in_it_and_leaves_with_its_removal(kept: Path, run: Ru
 
 def test_a_chat_that_is_not_saved_leaves_nothing_in_it(kept: Path, run: Run) -> None:
     run("chat", "--no-save", "-n", "4", "-t", "1", stdin="Hello\n")
+    assert context_tokens() == 0
     run(*ASK, env={"LLMCLI_KV_CACHE": "off"})
-    assert json.loads(run("ps", "--json").stdout)[0]["context_tokens"] == 0
+    assert context_tokens() == 0
 
 
 @pytest.mark.parametrize("command", [("embed", "one", "two words"), ("embed", "--similarity", "one", "two")])

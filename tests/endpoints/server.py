@@ -40,7 +40,7 @@ class Dialect:
     headers: list[dict[str, str]] = field(default_factory=list)  # of each request
     paths: list[str] = field(default_factory=list)
     n_closed: int = 0  # answers whose reader went
-    n_running: int = 0
+    n_running: int = 0  # answers whose last word is not sent yet
     most_running: int = 0
     lock: threading.Lock = field(default_factory=threading.Lock)
 
@@ -55,6 +55,7 @@ class Handler(BaseHTTPRequestHandler):
 
     protocol_version = "HTTP/1.1"
     disable_nagle_algorithm = True  # or each body waits 40 ms, until the client has confirmed the head
+    is_running = False
     server: "Server"
 
     def log_message(self, *_arguments: object) -> None:
@@ -141,6 +142,7 @@ class Handler(BaseHTTPRequestHandler):
         with dialect.lock:
             dialect.n_running += 1
             dialect.most_running = max(dialect.most_running, dialect.n_running)
+            self.is_running = True
         try:
             if not (dialect.reply and dialect.reply(self, body)):
                 self.answer(body)
@@ -148,8 +150,13 @@ class Handler(BaseHTTPRequestHandler):
             dialect.n_closed += 1
             self.close_connection = True
         finally:
-            with dialect.lock:
-                dialect.n_running -= 1
+            self.end_running()
+
+    def end_running(self) -> None:
+        """No longer count this answer; before its end is sent, as its reader may ask the next question at once."""
+        with self.dialect.lock:
+            self.dialect.n_running -= self.is_running
+            self.is_running = False
 
     def answer(self, body: dict[str, Any]) -> None:
         if self.path in ("/tokenize", "/detokenize"):
@@ -193,6 +200,7 @@ class Handler(BaseHTTPRequestHandler):
         if dialect.has_usage and (body.get("stream_options") or {}).get("include_usage"):
             usage = {"prompt_tokens": 11, "completion_tokens": len(words) + len(dialect.reasoning)}
             self.event({"id": "1", "model": model, "choices": [], "usage": usage})
+        self.end_running()
         if dialect.has_done:
             self.event("[DONE]")
         self.end_stream()
@@ -236,6 +244,7 @@ class Server(ThreadingHTTPServer):
     """The server; each request has a thread of its own."""
 
     daemon_threads = True
+    request_queue_size = 128  # connections that are not accepted yet; of more than 5, some would wait for a second
     dialect: Dialect
 
     def handle_error(self, *_arguments: object) -> None:

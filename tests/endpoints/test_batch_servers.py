@@ -8,7 +8,6 @@ import signal
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import partial
@@ -35,6 +34,7 @@ from tests.conftest import Run
 from tests.endpoints.server import Dialect, Handler, serving
 from tests.pipelines.batches import Lines
 from tests.server.program import Program
+from tests.waiting import wait_until
 
 ANSWER = "Blue light scatters."
 ALONE: dict[str, Any] = {"models": ("only-model",)}
@@ -46,11 +46,23 @@ def _short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @contextmanager
-def servers(*details: dict[str, Any]) -> Iterator[tuple[str, list[Dialect]]]:
-    """The value of --endpoint for so many servers, and what they are asked."""
+def servers(*details: dict[str, Any], together: bool = False) -> Iterator[tuple[str, list[Dialect]]]:
+    """The value of --endpoint for so many servers, and what they are asked.
+
+    If they answer `together`, none of them answers a line before all of them have one.
+    """
+    dialects: list[Dialect] = []
+
+    def hold(handler: Handler, _body: Any) -> bool:
+        if handler.command == "POST":
+            wait_until(lambda: all(one.asked for one in dialects))
+        return False
+
     with ExitStack() as stack:
-        found = [stack.enter_context(serving(**{**ALONE, **one})) for one in details]
-        yield ",".join(url for url, _ in found), [dialect for _, dialect in found]
+        held: dict[str, Any] = {"reply": hold} if together else {}
+        found = [stack.enter_context(serving(**{**ALONE, **held, **one})) for one in details]
+        dialects += [dialect for _, dialect in found]
+        yield ",".join(url for url, _ in found), dialects
 
 
 def source(folder: Path, n_lines: int = 20) -> str:
@@ -121,7 +133,7 @@ def test_a_faulty_server_costs_no_line(
     fault: Any, inside: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(endpoint_exchange, "_MAX_TEXT", 2000)
-    with servers({"delay": 0.002}, {"reply": fault}) as (urls, (good, bad)):
+    with servers({}, {"reply": fault}, together=True) as (urls, (good, bad)):
         ran = inside("batch", source(tmp_path), "--endpoint", urls)
     assert (ran.status, is_complete(rows_of(ran.text))) == (0, True)
     assert bad.asked
@@ -147,10 +159,10 @@ def test_a_server_that_hangs_costs_no_line() -> None:
     is_over = threading.Event()
 
     def hang(handler: Handler, _body: Any) -> bool:
-        return handler.command == "POST" and is_over.wait(10)
+        return handler.command == "POST" and is_over.wait(60)
 
     output, cancellation, inner = Lines(), Cancellation(), Cancellation()
-    with servers({}, {"reply": hang}) as (urls, (_, hung)):
+    with servers({}, {"reply": hang}, together=True) as (urls, (_, hung)):
         layers = [Layer("flag", {"endpoint": urls, "seed": 1})]
         found = connect_servers(resolve(layers).settings, layers, False, inner)
         worker = partial(LineWorker, layers=layers, options=BatchOptions(), cancellation=inner)
@@ -165,14 +177,17 @@ def test_a_server_that_hangs_costs_no_line() -> None:
 
 
 def test_the_time_limit_of_a_decision_ends_its_line_only(inside: Run, tmp_path: Path) -> None:
+    is_over = threading.Event()
+
     def wait(_handler: Handler, body: Any) -> bool:
         if body.get("echo") and "late" in "".join(map(chr, body["prompt"][0])):
-            time.sleep(1.0)
+            is_over.wait(60)
         return False
 
     (tmp_path / "in.jsonl").write_text('{"prompt": "a"}\n{"prompt": "late", "timeout": 0.2}\n{"prompt": "b"}\n')
     with servers({"kind": "vllm", "reply": wait}) as (url, _):
         ran = inside("batch", str(tmp_path / "in.jsonl"), "--endpoint", url, "--choices", "b,j")
+        is_over.set()
     assert [row.get("error", {}).get("type") for row in rows_of(ran.text)] == [None, "timeout", None]
 
 
@@ -180,8 +195,14 @@ def test_a_time_limit_that_no_server_keeps_is_named(
     inside: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(server_pool.ServerPool.__init__, "__defaults__", (0.2, 600.0))
-    with servers({"delay": 0.5}, {"delay": 0.5}) as (urls, _):
+    is_over = threading.Event()
+
+    def hang(handler: Handler, _body: Any) -> bool:
+        return handler.command == "POST" and is_over.wait(60)
+
+    with servers({"reply": hang}, {"reply": hang}) as (urls, _):
         ran = inside("batch", source(tmp_path), "--endpoint", urls, "--timeout", "0.05")
+        is_over.set()
     assert ran.status == 5
     assert "stopped by timeout after 0.05 s\n  hint: raise --timeout\n" in ran.stderr
 
@@ -196,7 +217,7 @@ def test_an_actor_of_ray_can_ask_an_endpoint() -> None:
 
 
 def test_the_option_can_be_repeated_and_names_profiles(inside: Run, tmp_path: Path) -> None:
-    with servers({"delay": 0.002}, {"delay": 0.002}) as (urls, asked):
+    with servers({}, {}, together=True) as (urls, asked):
         first, second = urls.split(",")
         config_path().parent.mkdir(parents=True, exist_ok=True)
         config_path().write_text(f'[endpoints.work]\nurl = "{second}"\n')
@@ -221,7 +242,7 @@ def test_a_list_without_a_server_is_an_error(inside: Run, tmp_path: Path) -> Non
 
 
 def test_all_servers_get_the_same_random_seed(inside: Run, tmp_path: Path) -> None:
-    with servers({"delay": 0.002}, {"delay": 0.002}) as (urls, _):
+    with servers({}, {}, together=True) as (urls, _):
         ran = inside("batch", source(tmp_path), "--endpoint", urls)
     rows = rows_of(ran.text)
     assert [row["seed"] - rows[0]["seed"] for row in rows] == [*range(20)]
@@ -307,34 +328,34 @@ def test_a_documented_example_answers_its_lines(
 
 def _run(source: str, output: Path, *more: str) -> "subprocess.Popen[bytes]":
     command = [sys.executable, "-m", "llmcli", "batch", source, "-o", str(output), "--seed", "1", "-n", "8"]
-    return subprocess.Popen([*command, "--ignore-eos", *more], stderr=subprocess.PIPE)
+    return subprocess.Popen([*command, "--ignore-eos", *more], stdin=subprocess.PIPE, stderr=subprocess.PIPE, bufsize=0)
 
 
 def _wait_for_lines(output: Path, n_lines: int) -> None:
-    end = time.monotonic() + 60
-    while time.monotonic() < end and (not output.exists() or output.read_bytes().count(b"\n") < n_lines):
-        time.sleep(0.01)
+    wait_until(lambda: output.exists() and output.read_bytes().count(b"\n") >= n_lines)
 
 
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform == "win32", reason="signals of POSIX")
 def test_servers_that_are_killed_lose_no_line(tiny: Path, tmp_path: Path) -> None:
     """One of two in the middle: the other one answers all. Then that one too: the output can be resumed elsewhere."""
-    output, n_lines = tmp_path / "out.jsonl", 400
+    output, n_lines, n_first = tmp_path / "out.jsonl", 400, 120
     text = source(tmp_path, n_lines)
+    lines = Path(text).read_bytes().splitlines(keepends=True)
     programs = [Program(tiny) for _ in range(3)]
     urls = [f"http://127.0.0.1:{one.port}" for one in programs]
     try:
-        batch = _run(text, output, "--endpoint", ",".join(urls[:2]))
+        batch = _run("-", output, "--endpoint", ",".join(urls[:2]))
+        assert batch.stdin
+        batch.stdin.write(b"".join(lines[:n_first]))  # the others come later, or all might be answered before the kill
         _wait_for_lines(output, 20)
         programs[0].process.send_signal(signal.SIGKILL)
         _wait_for_lines(output, 80)
-        assert batch.poll() is None
         programs[1].process.send_signal(signal.SIGKILL)
-        _, said = batch.communicate(timeout=60)
+        _, said = batch.communicate(b"".join(lines[n_first:]), timeout=120)
         n_before = output.read_bytes().count(b"\n")
         again = _run(text, output, "--resume", "--endpoint", urls[2], "-q")
-        assert again.communicate(timeout=60)[1] == b""
+        assert again.communicate(timeout=120)[1] == b""
     finally:
         for one in programs:
             one.close()
@@ -345,6 +366,6 @@ def test_servers_that_are_killed_lose_no_line(tiny: Path, tmp_path: Path) -> Non
     assert "--resume goes on" in ended.stderr
     rows = rows_of(output.read_text())
     assert again.returncode == 0
-    assert 80 <= n_before < n_lines
+    assert 80 <= n_before <= n_first
     assert [row["id"] for row in rows] == [*range(1, n_lines + 1)]
     assert not [row for row in rows if "error" in row or row["completion_tokens"] != 8]

@@ -15,6 +15,7 @@ from llmcli.inference import endpoint_client
 from llmcli.models.download import http
 from tests.conftest import Run
 from tests.endpoints.server import Handler, Reply, serving
+from tests.waiting import wait_until
 
 ANSWER = "Blue light scatters.\n"
 SECRET = "sk-very-secret"
@@ -287,7 +288,7 @@ def test_an_answer_that_is_not_streamed_is_an_answer(inside: Run) -> None:
 def test_a_server_without_stream_options_is_asked_without_them(inside: Run) -> None:
     def reply(handler: Handler, body: dict[str, Any]) -> bool:
         if "stream_options" in body:
-            time.sleep(0.05)  # the others are on their way
+            wait_until(lambda: dialect.most_running >= 3)  # the others are on their way
             handler.json({"detail": [{"msg": "extra fields not permitted", "loc": ["body", "stream_options"]}]}, 422)
             return True
         return False
@@ -295,8 +296,8 @@ def test_a_server_without_stream_options_is_asked_without_them(inside: Run) -> N
     with serving(reply=reply) as (url, dialect):
         assert ask(inside, url, "--samples", "3", "--best", "vote")[:2] == (0, ANSWER)
     refused = [body for _, body in dialect.asked if "stream_options" in body]
-    assert 1 <= len(refused) <= 3  # by the first answers, which run side by side
-    assert len(dialect.asked) - len(refused) == 3
+    assert len(refused) == 3  # the first ones, which run side by side
+    assert len(dialect.asked) == 6
 
 
 def test_the_key_never_goes_to_another_server(inside: Run) -> None:
@@ -337,8 +338,7 @@ def test_a_redirect_that_never_ends_is_an_error(inside: Run) -> None:
 def test_nobody_at_the_port_is_an_error(inside: Run) -> None:
     with socket.socket() as unused:
         unused.bind(("127.0.0.1", 0))
-        port = unused.getsockname()[1]
-    code, _, stderr = ask(inside, f"http://127.0.0.1:{port}")
+        code, _, stderr = ask(inside, f"http://127.0.0.1:{unused.getsockname()[1]}")
     assert code == 5
     assert stderr.startswith("error: cannot reach HOST (")
     assert "(3 attempts)" in stderr
@@ -373,7 +373,7 @@ def test_silence_ends_an_answer_and_keeps_its_text(inside: Run, monkeypatch: pyt
             return False
         handler.begin_stream()
         handler.chunk(word("Half"))
-        released.wait(10)
+        released.wait(60)
         return True
 
     with serving(reply=reply) as (url, _):
@@ -384,11 +384,24 @@ def test_silence_ends_an_answer_and_keeps_its_text(inside: Run, monkeypatch: pyt
 
 
 def test_a_time_limit_keeps_the_text(inside: Run) -> None:
-    with serving(delay=0.3) as (url, _):
-        code, text, _ = ask(inside, url, "--timeout", "0.8")
-    assert code == 124
-    assert ANSWER.startswith(text.rstrip("\n"))
-    assert text != "\n"
+    released = threading.Event()
+
+    def reply(handler: Handler, body: dict[str, Any]) -> bool:
+        if not body:
+            return False
+        handler.begin_stream()
+        handler.chunk(word("Half"))
+        released.wait(60)
+        return True
+
+    with serving(reply=reply) as (url, _):
+        for seconds in ("0.4", "3", "20"):  # on a busy machine, the text may come too late for a short one
+            code, text, _ = ask(inside, url, "--timeout", seconds)
+            assert code == 124
+            if text.strip():
+                break
+        released.set()
+    assert text == "Half\n"
 
 
 @pytest.mark.parametrize("models", [(), ("x",)])

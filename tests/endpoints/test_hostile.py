@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from llmcli.cli import completion
 from llmcli.errors import NetworkError
 from llmcli.inference import endpoint, endpoint_client, endpoint_exchange, endpoint_server
 from llmcli.inference.endpoint_answer import read_delta
@@ -18,6 +19,7 @@ from llmcli.models.download import http
 from tests.conftest import Run
 from tests.endpoints.server import Handler, Reply, serving
 from tests.endpoints.test_faults import ANSWER, END, SECRET, ask, status, streams, word
+from tests.waiting import wait_until
 
 
 @pytest.fixture(autouse=True)
@@ -134,7 +136,7 @@ def test_a_complete_answer_does_not_wait_for_a_connection_that_stays_open(
         if body:
             handler.begin_stream()
             handler.chunk(word("Blue") + word("", finish_reason="length"))
-            released.wait(20)
+            released.wait(60)
         return bool(body)
 
     with serving(reply=reply) as (url, _):
@@ -145,11 +147,12 @@ def test_a_complete_answer_does_not_wait_for_a_connection_that_stays_open(
 
 
 def test_a_chat_that_still_connects_ends_at_once(inside: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(endpoint_client, "LOOK_SECONDS", 600.0)
     released, n_ended = threading.Event(), 0
 
     def reply(handler: Handler, _body: dict[str, Any]) -> bool:
         nonlocal n_ended
-        released.wait(20)
+        released.wait(50)  # less than the server has to say what it has
         n_ended += 1
         return False
 
@@ -171,12 +174,13 @@ def test_a_server_that_fails_to_count_is_not_asked_again(
         nonlocal n_asked
         if handler.path in ("/tokenize", "/apply-template"):
             n_asked += 1
-            released.wait(20)
+            released.wait(60)
         return False
 
     with serving(kind=kind, n_ctx=300, reply=reply) as (url, _):
         script = "word " * 120 + "\nand?\n"
         ran = inside("chat", "--no-save", "--endpoint", url, "-m", "first-model", stdin=script)
+        wait_until(lambda: n_asked)
         released.set()
     assert ran.text == ANSWER * 2
     assert n_asked == 1
@@ -232,13 +236,12 @@ def test_a_server_that_is_faster_than_the_terminal_waits() -> None:
         events = engine.generate([request])
         first: TokenEvent = next(events)
         before = -1
-        while n_sent != before:  # until the server can send no more
+        while before < n_sent < 200_000:  # until the server can send no more
             before = n_sent
             time.sleep(0.2)
         assert n_sent < 200_000
         events.close()
-        while not dialect.n_closed:  # the thread that waits for its reader ends too
-            time.sleep(0.01)
+        wait_until(lambda: dialect.n_closed)  # the thread that waits for its reader ends too
         engine.close()
     assert first.text == "word "
 
@@ -398,7 +401,8 @@ def test_odd_models_are_listed_as_far_as_they_are_models(inside: Run) -> None:
     assert facts["models"] == "good"
 
 
-def test_a_name_of_two_lines_does_not_complete(inside: Run) -> None:
+def test_a_name_of_two_lines_does_not_complete(inside: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(completion, "_PATIENCE", 60.0)
     variables = {"_LLMCLI_COMPLETE": "complete_fish", "_TYPER_COMPLETE_FISH_ACTION": "get-args"}
     with serving(reply=lists({"id": "a\nb"}, {"id": "good"})) as (url, _):
         ran = inside(env=variables | {"_TYPER_COMPLETE_ARGS": f"llmcli generate --endpoint {url} -m "})

@@ -24,19 +24,28 @@ ALWAYS = ("--seed", "1", "-n", "12")
 
 @pytest.fixture(scope="module")
 def url(starter: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
-    command = [SERVER, "-m", str(starter), "--port", str(port), "-c", "2048", "-np", "2", "-t", "1", "-a", "the-model"]
-    log = (tmp_path_factory.mktemp("llama-server") / "log").open("w+")
-    with subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT) as server:
-        try:
-            while not _is_ready(port):
-                assert server.poll() is None, log.seek(0) or log.read()
-                time.sleep(0.05)
+    log = tmp_path_factory.mktemp("llama-server") / "log"
+    for _ in range(5):  # another program may take the port meanwhile
+        with socket.create_server(("127.0.0.1", 0)) as free:
+            port = free.getsockname()[1]
+        if server := _started(starter, port, log):
             yield f"http://127.0.0.1:{port}"
-        finally:
             server.kill()
-    log.close()
+            server.wait()
+            return
+    pytest.fail(log.read_text())
+
+
+def _started(model: Path, port: int, log: Path) -> "subprocess.Popen[bytes] | None":
+    """A server that answers at the port; None if it has ended."""
+    command = [SERVER, "-m", str(model), "--port", str(port), "-c", "2048", "-np", "2", "-t", "1", "-a", "the-model"]
+    with log.open("w") as file:
+        server = subprocess.Popen(command, stdout=file, stderr=subprocess.STDOUT)
+    while server.poll() is None:
+        if _is_ready(port):
+            return server
+        time.sleep(0.05)
+    return None
 
 
 def _is_ready(port: int) -> bool:

@@ -92,6 +92,12 @@ def test_the_first_token_comes_after_the_prompt(model: Model) -> None:
         assert context.run().first_token_ns == 0
 
 
+def test_threads_wait_as_llama_bench_has_it(model: Model) -> None:
+    """Whatever other programs compute: what is measured would change with them, and for seconds after their end."""
+    with closing(SpeedContext(model, Settings(n_threads=2), SpeedTest(n_gen=2), Cancellation())) as context:
+        assert context._context.waits is None
+
+
 def test_a_cancellation_ends_a_test(model: Model) -> None:
     cancellation = Cancellation()
     with closing(SpeedContext(model, Settings(n_threads=1), SpeedTest(n_gen=4), cancellation)) as context:

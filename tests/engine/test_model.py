@@ -4,6 +4,7 @@ import os
 import stat
 import struct
 import sys
+import threading
 from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
@@ -43,15 +44,23 @@ def test_a_broken_file_is_an_error_with_the_reason(broken: Path) -> None:
     assert "\n" not in str(caught.value)
 
 
-def test_a_long_text_stops_to_be_tokenized_at_once(starter: Path) -> None:
+def test_a_long_text_stops_to_be_tokenized_at_once(starter: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     model = Model.load([starter], vocab_only=True)
     text = "The quick brown fox jumps over the lazy dog. " * 50_000
+    is_waiting, tokenize = threading.Event(), model.vocab._tokenize
+
+    def tokenize_later(data: bytes, add_special: bool, parse_special: bool) -> list[int]:
+        is_waiting.wait(60)
+        return tokenize(data, add_special, parse_special)
+
+    monkeypatch.setattr(model.vocab, "_tokenize", tokenize_later)
     model.vocab.abort = Cancellation()
     model.vocab.abort.set()
     with pytest.raises(KeyboardInterrupt):
         model.vocab.tokenize(text)
     assert model.vocab.is_busy  # nobody waited for it
     model.close()  # while it is in use
+    is_waiting.set()
     wait_until(lambda: not model.vocab.is_busy)
 
 
@@ -129,28 +138,37 @@ def test_a_header_without_tensors_fails_in_the_child(tmp_path: Path) -> None:
         ),
         ("exit 0", r"crashes llama\.cpp: llama\.cpp ended with status 0"),
         ("echo cannot load x.gguf: why; exit 8", r"^cannot load x\.gguf: why$"),
-        ("exec sleep 60", r"x\.gguf does not load within 0\.5 seconds"),
     ],
 )
 def test_every_end_of_the_child_is_an_error_in_one_line(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, script: str, message: str
 ) -> None:
-    fake = tmp_path / "python"
-    fake.write_text(f"#!/bin/sh\n{script}\n")
-    fake.chmod(fake.stat().st_mode | stat.S_IXUSR)
-    monkeypatch.setattr(sys, "executable", str(fake))
-    monkeypatch.setattr("llmcli.engine.llama.probe._TIMEOUT_S", 0.5)
+    become(script, tmp_path, monkeypatch)
     with pytest.raises(ModelInvalidError, match=message) as caught:
         probe([tmp_path / "x.gguf"])
     assert caught.value.hint
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="needs a shell script")
-def test_an_illegal_instruction_is_the_fault_of_the_build(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    fake = tmp_path / "python"
-    fake.write_text("#!/bin/sh\nkill -ILL $$\n")
-    fake.chmod(0o755)
+def test_a_child_that_does_not_end_is_an_error_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    become("exec sleep 600", tmp_path, monkeypatch)
+    monkeypatch.setattr("llmcli.engine.llama.probe._TIMEOUT_S", 0.5)
+    with pytest.raises(ModelInvalidError, match=r"x\.gguf does not load within 0\.5 seconds") as caught:
+        probe([tmp_path / "x.gguf"])
+    assert caught.value.hint
+
+
+def become(script: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let a script take the place of Python."""
+    fake = folder / "python"
+    fake.write_text(f"#!/bin/sh\n{script}\n")
+    fake.chmod(fake.stat().st_mode | stat.S_IXUSR)
     monkeypatch.setattr(sys, "executable", str(fake))
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs a shell script")
+def test_an_illegal_instruction_is_the_fault_of_the_build(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    become("kill -ILL $$", tmp_path, monkeypatch)
     with pytest.raises(LlmcliError, match=r"CPU instructions that this machine does not run$") as caught:
         probe([tmp_path / "x.gguf"])
     assert not isinstance(caught.value, ModelInvalidError)

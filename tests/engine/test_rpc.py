@@ -5,7 +5,7 @@ import socket
 import sys
 import threading
 from itertools import count
-from time import monotonic, sleep
+from time import monotonic
 
 import pytest
 
@@ -68,92 +68,108 @@ def test_connections_are_those_of_tcp_with_their_bytes() -> None:
                 assert found[listener.getsockname()] >= 1000
 
 
+Stalls = list[tuple[float, bool]]  # the seconds of each, and whether nobody wanted the result
+
+
 @pytest.fixture
-def watched(monkeypatch: pytest.MonkeyPatch) -> threading.Event:
-    """Set when a watch of half a second finds that a call hangs; the call is `llama_decode` with seconds."""
-    stalled, api = threading.Event(), bindings.load()
-    for name in rpc_watch._REMOTE:
-        monkeypatch.setattr(api, name, sleep, raising=False)
-    for name in rpc_watch._REMOTE_OF_GGML:
-        monkeypatch.setattr(bindings.ggml(), name, getattr(bindings.ggml(), name))
-    monkeypatch.setattr(rpc_watch, "_TICK", 0.05)
-    # The process of the tests has threads of other tests, and watches that never end; a sleep takes no time at all.
-    monkeypatch.setattr(rpc_watch, "_LEAST_CPU", 0.5)
+def quiet(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No sign of life."""
     monkeypatch.setattr(rpc_watch, "connections", list)
-    Watch(0.5, lambda _waited, _is_unwanted: stalled.set())
-    return stalled
+    monkeypatch.setattr(rpc_watch, "process_time", lambda: 0.0)
+    monkeypatch.setattr(rpc_watch, "thread_time", lambda: 0.0)
 
 
-def test_a_call_that_waits_too_long_is_found(watched: threading.Event) -> None:
-    assert not watched.is_set()
-    thread = threading.Thread(target=bindings.load().llama_decode, args=(2.0,))
+@pytest.fixture
+def stalls() -> Stalls:
+    return []
+
+
+@pytest.fixture
+def watch(quiet: None, stalls: Stalls) -> Watch:
+    """A watch of half a second, which looks when the test lets it."""
+    return Watch(0.5, lambda waited, is_unwanted: stalls.append((waited, is_unwanted)))
+
+
+def look(watch: Watch, times: int) -> bool:
+    """Ten times in a second, until it has told of a stall."""
+    return any(watch.look(0.1) for _ in range(times))
+
+
+@pytest.mark.usefixtures("quiet")
+def test_a_call_of_llama_cpp_that_waits_too_long_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    stalled, api, ggml = threading.Event(), bindings.load(), bindings.ggml()
+    for name in rpc_watch._REMOTE:
+        monkeypatch.setattr(api, name, stalled.wait, raising=False)
+    for name in rpc_watch._REMOTE_OF_GGML:
+        monkeypatch.setattr(ggml, name, getattr(ggml, name))
+    monkeypatch.setattr(rpc_watch, "_TICK", 0.05)
+    Watch(0.5, lambda _waited, _is_unwanted: stalled.set()).start()
     begin = monotonic()
-    thread.start()
-    assert watched.wait(20)
+    assert api.llama_decode(60)
     assert monotonic() - begin > 0.45
-    thread.join()
 
 
-def test_short_calls_one_after_the_other_are_no_stall(watched: threading.Event) -> None:
+def test_short_calls_one_after_the_other_are_no_stall(watch: Watch, stalls: Stalls) -> None:
     for _ in range(20):
-        bindings.load().llama_decode(0.04)
-    assert not watched.is_set()
+        with watch.call():
+            assert not look(watch, 3)
+    with watch.call():
+        assert look(watch, 7)
+    ((waited, is_unwanted),) = stalls
+    assert (abs(waited - 0.5) < 0.15, is_unwanted) == (True, False)
 
 
-def test_a_call_that_nobody_wants_may_wait_for_a_short_time_only(
-    watched: threading.Event, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(rpc_watch, "HURRY", 0.2)
-    stalled = threading.Event()
-    watch = Watch(60, lambda _waited, _is_unwanted: stalled.set())
-    thread = threading.Thread(target=bindings.load().llama_decode, args=(3.0,))
-    thread.start()
-    while not watch._calls:  # a busy machine starts the thread late
-        sleep(0.01)
-    assert not stalled.is_set()
-    watch.hurry()
-    assert stalled.wait(20)
-    thread.join()
+def test_a_call_that_nobody_wants_may_wait_for_a_short_time_only(quiet: None, stalls: Stalls) -> None:
+    watch = Watch(60, lambda waited, is_unwanted: stalls.append((waited, is_unwanted)))
+    with watch.call():
+        assert not look(watch, 50)
+        watch.hurry()
+        assert not look(watch, 40)
+        assert look(watch, 15)
+    ((waited, is_unwanted),) = stalls
+    assert (abs(waited - rpc_watch.HURRY) < 0.15, is_unwanted) == (True, True)
 
 
-def test_a_call_during_which_bytes_arrive_is_no_stall(
-    watched: threading.Event, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    moved = count()
-    monkeypatch.setattr(rpc_watch, "connections", lambda: [(("127.0.0.1", 50052), next(moved))])
-    bindings.load().llama_decode(1.5)
-    assert not watched.is_set()
+@pytest.mark.parametrize("sign", ["bytes", "work"])
+def test_a_call_with_signs_of_life_is_no_stall(watch: Watch, sign: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    moved, worked = count(), count(0.0, 0.01)
+    with watch.call():
+        with monkeypatch.context() as signs:
+            if sign == "bytes":
+                signs.setattr(rpc_watch, "connections", lambda: [(("127.0.0.1", 50052), next(moved))])
+            else:
+                signs.setattr(rpc_watch, "process_time", worked.__next__)
+            assert not look(watch, 100)
+        assert look(watch, 10)
 
 
 def test_a_call_that_nobody_wants_ends_although_bytes_arrive(
-    watched: threading.Event, monkeypatch: pytest.MonkeyPatch
+    watch: Watch, stalls: Stalls, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A server can send a byte now and then without an end."""
     moved = count()
     monkeypatch.setattr(rpc_watch, "connections", lambda: [(("127.0.0.1", 50052), next(moved))])
     monkeypatch.setattr(rpc_watch, "HURRY", 0.2)
-    found: list[bool] = []
-    stalled = threading.Event()
-
-    def stall(_waited: float, is_unwanted: bool) -> None:
-        found.append(is_unwanted)
-        stalled.set()
-
-    watch = Watch(0.5, stall)
-    thread = threading.Thread(target=bindings.load().llama_decode, args=(3.0,))
-    thread.start()
-    while not watch._calls:
-        sleep(0.01)
-    assert not stalled.wait(1.0)
-    watch.hurry()
-    assert stalled.wait(20)
-    assert found == [True]
-    thread.join()
+    with watch.call():
+        assert not look(watch, 100)
+        watch.hurry()
+        assert not look(watch, 4)
+        assert look(watch, 3)
+    ((waited, is_unwanted),) = stalls
+    assert (abs(waited - 0.5) < 0.15, is_unwanted) == (True, True)
 
 
-def test_time_between_calls_does_not_count(watched: threading.Event) -> None:
-    bindings.load().llama_decode(0.1)
-    assert not watched.wait(0.8)
+def test_time_between_calls_does_not_count(watch: Watch) -> None:
+    with watch.call():
+        assert not look(watch, 2)
+    assert not look(watch, 100)
+
+
+def test_time_in_which_the_process_is_stopped_does_not_count(quiet: None, stalls: Stalls) -> None:
+    watch = Watch(60, lambda waited, is_unwanted: stalls.append((waited, is_unwanted)))
+    with watch.call():
+        assert not any(watch.look(3600.0) for _ in range(9))
+    assert stalls == []
 
 
 def test_ggml_is_the_library_that_llama_uses() -> None:

@@ -46,7 +46,7 @@ class Origin(socketserver.ThreadingTCPServer):
         super().__init__((host, 0), _Handler)
         self.name, self.control, self.answer = name, control, answer
         self.port: int = self.server_address[1]
-        self._open: set[Any] = set()
+        self.connections: set[Any] = set()
         self._thread = threading.Thread(target=self.serve_forever, args=(0.005,))
         self._thread.start()
 
@@ -54,7 +54,7 @@ class Origin(socketserver.ThreadingTCPServer):
         """Stop listening, end all connections, and wait until no thread is left."""
         self.shutdown()
         self._thread.join()
-        for connection in list(self._open):
+        for connection in list(self.connections):
             try:
                 connection.shutdown(socket.SHUT_RDWR)
             except OSError:
@@ -66,14 +66,14 @@ class Origin(socketserver.ThreadingTCPServer):
         connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         if self.name == "cdn":
             connection.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _SEND_BUFFER)
-        self._open.add(connection)
+        self.connections.add(connection)
         return connection, address
 
     def shutdown_request(self, request: Any) -> None:
         self.close_request(request)  # without the FIN before: a reset must be the first that the client hears
 
     def close_request(self, request: Any) -> None:
-        self._open.discard(request)
+        self.connections.discard(request)
         super().close_request(request)
 
     def handle_error(self, request: Any, client_address: Any) -> None:  # noqa: ARG002 (as the base class has it)
@@ -198,7 +198,7 @@ def _drain(connection: socket.socket) -> None:
     import termios
 
     poll = threading.Event()
-    for _ in range(200):
+    for _ in range(12_000):  # a client that is stopped takes nothing meanwhile
         spinner = fcntl.ioctl(connection, termios.TIOCOUTQ, struct.pack("i", 0))
         if struct.unpack("i", spinner)[0] == 0:
             return

@@ -95,6 +95,11 @@ class FakeHub(State):
         """How many bytes of bodies the CDN has sent so far."""
         return sum(request.sent for request in self.requests("cdn"))
 
+    @property
+    def is_serving(self) -> bool:
+        """Whether a connection to the CDN is open: the end of a process that was killed is seen a moment later."""
+        return bool(self._origins[1].connections)
+
     def _answer(self, request: Request) -> Reply:
         routes = {"hub": hub_reply, "cdn": cdn_reply}
         route = routes.get(request.origin)

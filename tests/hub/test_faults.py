@@ -6,7 +6,6 @@ The tests of downloads use every kind of fault; these few checks prove that the 
 import http.client
 import json
 import threading
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from urllib.parse import urlsplit
@@ -14,6 +13,7 @@ from urllib.parse import urlsplit
 import pytest
 
 from tests.hub.server import FakeHub, Fault, Repo
+from tests.waiting import wait_until
 
 DATA = bytes(range(251)) * 1024
 SIZE, HALF = len(DATA), len(DATA) // 2
@@ -41,10 +41,13 @@ def repo(hub: FakeHub) -> Repo:
     return hub.repos["o/m"]
 
 
-def get(url: str, start: int | None = None, method: str = "GET", patience: float = 5) -> Got:
-    """One request on its own connection, without redirects: the response as far as it came."""
+def get(url: str, start: int | None = None, method: str = "GET", silent_at: int = SIZE) -> Got:
+    """One request on its own connection, without redirects: the response as far as it came.
+
+    A response that should end with silence after so many bytes is waited for half a second from there on.
+    """
     parts = urlsplit(url)
-    connection = http.client.HTTPConnection(parts.netloc, timeout=patience)
+    connection = http.client.HTTPConnection(parts.netloc, timeout=60)
     got, body = Got(0, {}, b"", "clean"), bytearray()
     try:
         headers = {} if start is None else {"Range": f"bytes={start}-"}
@@ -53,6 +56,8 @@ def get(url: str, start: int | None = None, method: str = "GET", patience: float
             got.status, got.headers = response.status, dict(response.getheaders())
             while block := response.read1(1 << 16):
                 body += block
+                if silent_at <= len(body) < SIZE and connection.sock:
+                    connection.sock.settimeout(0.5)
             expected = int(response.headers.get("Content-Length", "0")) if method == "GET" else 0
             got.end = "clean" if len(body) == expected else "short"
     except TimeoutError:
@@ -73,7 +78,7 @@ def file(hub: FakeHub) -> str:
 @pytest.mark.parametrize(("kind", "end"), [("reset", "reset"), ("close", "short"), ("stall", "silence")])
 def test_fake_hub_breaks_the_connection_at_the_requested_byte(hub: FakeHub, kind: str, end: str) -> None:
     hub.faults += [Fault(kind, at=HALF), Fault("status:503", path="b.gguf")]
-    got = get(file(hub), patience=0.5 if kind == "stall" else 5)
+    got = get(file(hub), silent_at=HALF if kind == "stall" else SIZE)
     assert (got.status, got.end, got.body == DATA[:HALF]) == (200, end, True)
     assert hub.requests("cdn")[0].sent == HALF
     rest = get(file(hub), start=HALF)
@@ -123,13 +128,12 @@ def test_fake_hub_lists_wrong_checksums_commits_and_paths(hub: FakeHub, repo: Re
 
 def test_fake_hub_stops_a_download_until_its_release(hub: FakeHub) -> None:
     hub.hold_at = HALF
-    assert get(file(hub), patience=0.5).body == DATA[:HALF]
+    assert get(file(hub), silent_at=HALF).body == DATA[:HALF]
     assert hub.served == HALF
     spinner: list[Got] = []
     thread = threading.Thread(target=lambda: spinner.append(get(file(hub), start=HALF - 1)))
     thread.start()
-    while hub.served < HALF + 1:
-        time.sleep(0.005)
+    wait_until(lambda: hub.served > HALF)
     hub.hold_at = None
     thread.join()
     assert spinner[0].body == DATA[HALF - 1 :]

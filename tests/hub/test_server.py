@@ -44,6 +44,7 @@ def ask(hub: FakeHub, home: Path, script: str, token: str | None = None) -> Any:
     """The value of `out` after the script, run by a new Python process with the real client."""
     variables = {"HF_ENDPOINT": hub.endpoint, "HF_HOME": str(home), "HF_HUB_DISABLE_XET": "1"}
     variables |= {"HF_HUB_DISABLE_TELEMETRY": "1", "HF_HUB_DISABLE_PROGRESS_BARS": "1"}
+    variables |= {"HF_HUB_DOWNLOAD_TIMEOUT": "60", "HF_HUB_ETAG_TIMEOUT": "60"}
     kept = {name: value for name, value in os.environ.items() if not name.startswith(("HF_", "HUGGING"))}
     env = kept | variables | ({"HF_TOKEN": token} if token else {})
     command = [sys.executable, "-c", f"{_PRELUDE}\n{script}\nprint(json.dumps(out))"]

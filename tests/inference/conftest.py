@@ -22,11 +22,18 @@ def file(tmp_path: Path) -> ModelFile:
 
 
 @pytest.fixture
-def started(home: Path, file: ModelFile) -> Iterator[Callable[..., WarmModel]]:
+def patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A process that a busy machine stops for some seconds lives, and is waited for."""
+    monkeypatch.setattr(warm, "_PATIENCE", 60.0)
+    monkeypatch.setattr(warm, "_START", 120.0)
+
+
+@pytest.fixture
+def started(home: Path, file: ModelFile, patient: None) -> Iterator[Callable[..., WarmModel]]:
     """Starts processes, which end with the test."""
     all_of_them: list[WarmModel] = []
 
-    def start(settings: Settings = SETTINGS, seconds: float = 60.0) -> WarmModel:
+    def start(settings: Settings = SETTINGS, seconds: float = 600.0) -> WarmModel:
         all_of_them.append(warm.start(file, settings, seconds))
         return all_of_them[-1]
 

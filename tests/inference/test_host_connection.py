@@ -16,6 +16,7 @@ from llmcli.inference.engine import RequestSource
 from llmcli.inference.engine_session import Session
 from llmcli.inference.host_connection import HostConnection
 from llmcli.params.settings import Settings
+from tests.waiting import wait_until
 
 
 class Wire:
@@ -23,16 +24,23 @@ class Wire:
 
     def __init__(self, *sent: messages.Message) -> None:
         self._sent, self.replies = SimpleQueue[bytes](), SimpleQueue[messages.Message]()
+        self._n_sent, self._n_wanted = 0, 0
         for one in sent:
             self.put(one)
 
     def put(self, message: messages.Message) -> None:
+        self._n_sent += 1
         self._sent.put(messages._ENCODER.encode(message))
+
+    def is_read(self) -> bool:
+        """Whether all that was sent is done: its reader waits for more."""
+        return self._n_wanted > self._n_sent
 
     def end(self) -> None:
         self._sent.put(b"")
 
     def recv_bytes(self) -> bytes:
+        self._n_wanted += 1
         if not (data := self._sent.get()):
             raise EOFError
         return data
@@ -86,17 +94,15 @@ def answered(wire: Wire, n_ended: int = 0) -> tuple[NoAnswers, list[messages.Mes
     connection._session = cast(Session, session)
     thread = Thread(target=connection.serve, daemon=True)
     thread.start()
-    replies = [wire.replies.get(timeout=20)]
+    replies = [wire.replies.get(timeout=60)]
     while "done" not in replies[-1]:
-        replies.append(wire.replies.get(timeout=20))
-    wire.put({"cancel": None, "reason": "the last message"})
-    while not connection._cancellation.is_set():
-        sleep(0.01)
+        replies.append(wire.replies.get(timeout=60))
+    wait_until(wire.is_read)
     requests = enumerate(session.engine.requests)
     session.engine.ended = {n: one.cancellation.reason for n, one in requests if one.cancellation.is_set()}
+    session.engine.n_unwanted = len(unwanted)
     wire.end()
     thread.join()
-    session.engine.n_unwanted = len(unwanted) - 2  # without the last message, and the end
     return session.engine, replies
 
 
@@ -113,6 +119,22 @@ def test_a_cancellation_that_comes_before_its_request_is_read_ends_that_request_
     assert engine.ended == {index: "timeout"}
     assert engine.n_unwanted == 0  # the others are computed in the same steps
     assert [one.live_shift.shift for one in engine.requests if one.live_shift][4:7] == [0.0, 0.5, 0.0]
+
+
+def test_a_cancellation_between_two_requests_leaves_the_second_one_wanted(monkeypatch: pytest.MonkeyPatch) -> None:
+    wire = Wire(
+        {"call": "generate", "arguments": [[request_data(), request_data()]]}, {"cancel": 0, "reason": "timeout"}
+    )
+    read_request = HostConnection._read_request
+
+    def read_and_wait(connection: HostConnection, data: messages.Message) -> Request:
+        request = read_request(connection, data)
+        wait_until(wire.is_read)
+        return request
+
+    monkeypatch.setattr(HostConnection, "_read_request", read_and_wait)
+    engine, _ = answered(wire)
+    assert (engine.ended, engine.n_unwanted) == ({0: "timeout"}, 0)
 
 
 def test_the_same_holds_for_the_requests_of_a_batch() -> None:

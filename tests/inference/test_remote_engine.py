@@ -36,6 +36,7 @@ from llmcli.params.settings import Settings, parse_data
 from tests.chat.test_replay import KINDS
 
 SETTINGS = Settings(n_ctx=512, n_threads=1, seed=7, max_tokens=12, temperature=Fixed(1.0))
+ENDLESS = replace(SETTINGS, max_tokens=-1, ignore_eos=True, n_ctx=8192)  # some seconds, if it is read at once
 NOTHING = GenerationRecord()
 MESSAGES = [{"role": "user", "content": "Say something <|im_end|>, é, 🦀."}]
 
@@ -63,7 +64,7 @@ class Place:
     def wait(self) -> None:
         """Until all connections have ended."""
         for one in self.threads:
-            one.join(20)
+            one.join(60)
         assert self.host.is_idle
 
 
@@ -156,12 +157,15 @@ def test_requests_join_a_batch_when_it_asks_for_them(remote: RemoteEngine, here:
 
 
 def test_moves_of_the_temperature_reach_it_and_come_back(remote: RemoteEngine) -> None:
-    shift = TemperatureShift()
-    asked = request(remote, replace(SETTINGS, max_tokens=400, ignore_eos=True), live_shift=shift, trace=0)
-    for number, event in enumerate(remote.generate([asked])):
-        if number == 3:
-            assert shift.add(0.5) == 0.5
-        last = event
+    for _ in range(20):  # a busy machine may end an answer before it reads the move
+        shift = TemperatureShift()
+        asked = request(remote, replace(SETTINGS, max_tokens=400, ignore_eos=True), live_shift=shift, trace=0)
+        for number, event in enumerate(remote.generate([asked])):
+            if number == 3:
+                assert shift.add(0.5) == 0.5
+            last = event
+        if shift.moves:
+            break
     assert len(shift.moves) == 1
     (at, by), traces = shift.moves[0], last.record.traces
     assert (by, 3 < at < 400) == (0.5, True)
@@ -174,7 +178,7 @@ def test_moves_of_the_temperature_reach_it_and_come_back(remote: RemoteEngine) -
 
 @pytest.mark.parametrize("reason", ["interrupt", "timeout"])
 def test_a_cancelled_answer_ends_and_keeps_its_text(reason: Any, remote: RemoteEngine) -> None:
-    asked = request(remote, replace(SETTINGS, max_tokens=-1, ignore_eos=True))
+    asked = request(remote, ENDLESS)
     events = list[TokenEvent]()
     for event in remote.generate([asked]):
         events.append(event)
@@ -185,7 +189,7 @@ def test_a_cancelled_answer_ends_and_keeps_its_text(reason: Any, remote: RemoteE
 
 
 def test_an_answer_that_nobody_reads_on_makes_room_for_the_next(remote: RemoteEngine) -> None:
-    first = remote.generate([request(remote, replace(SETTINGS, max_tokens=-1, ignore_eos=True))])
+    first = remote.generate([request(remote, ENDLESS)])
     next(first)
     first.close()
     assert [*remote.generate([request(remote)])][-1].finish_reason in ("stop", "length")
@@ -241,7 +245,7 @@ def test_what_is_not_valid_is_refused_before_the_first_event(remote: RemoteEngin
 @pytest.mark.skipif(sys.platform == "win32", reason="its pipes are no sockets")
 def test_a_host_that_dies_in_an_answer_leaves_its_text_and_an_error(place: Place) -> None:
     engine, events = place.open(), list[TokenEvent]()
-    for event in engine.generate([request(engine, replace(SETTINGS, max_tokens=-1, ignore_eos=True))]):
+    for event in engine.generate([request(engine, ENDLESS)]):
         events.append(event)
         if len(events) == 3:
             for one in place.theirs[-2:]:
@@ -261,7 +265,7 @@ def test_a_host_that_dies_in_an_answer_leaves_its_text_and_an_error(place: Place
 @pytest.mark.parametrize("n_more", [0, 1])
 def test_a_batch_whose_host_dies_ends_with_the_error_if_requests_are_left(n_more: int, place: Place) -> None:
     engine, events = place.open(), list[TokenEvent]()
-    endless = request(engine, replace(SETTINGS, max_tokens=-1, ignore_eos=True))
+    endless = request(engine, ENDLESS)
     waiting = [endless] * (1 + n_more)
     with pytest.raises(EngineGoneError) if n_more else nullcontext():
         for event in engine.generate_batch(lambda _is_idle: waiting.pop() if waiting else None, 1):
@@ -276,7 +280,7 @@ def test_a_batch_whose_host_dies_ends_with_the_error_if_requests_are_left(n_more
 
 def test_a_command_that_dies_in_an_answer_frees_its_context(place: Place) -> None:
     engine = place.open()
-    answer = engine.generate([request(engine, replace(SETTINGS, max_tokens=-1, ignore_eos=True))])
+    answer = engine.generate([request(engine, ENDLESS)])
     next(answer)
     assert place.host.n_sessions >= 1
     engine.close()
@@ -304,10 +308,14 @@ def test_who_comes_while_the_model_loads_waits_for_it(tiny: Path) -> None:
     late = Place.__new__(Place)
     late.target = ResolvedModel(ModelFile(tiny, (tiny,), "tiny", trusted=True))
     late.host, late.theirs, late.threads = EngineHost(late.target), [], []
-    loading = threading.Timer(0.2, late.host.load, [SETTINGS])
-    loading.start()
-    shares = list[float]()
-    engine = late.open(progress=shares.append)
+    loading, shares = threading.Thread(target=late.host.load, args=[SETTINGS]), list[float]()
+
+    def load_at_last(share: float) -> None:
+        shares.append(share)
+        if len(shares) == 1:  # it waits
+            loading.start()
+
+    engine = late.open(progress=load_at_last)
     assert shares
     assert engine.name == "tiny"
     engine.close()
@@ -331,7 +339,7 @@ def test_messages_of_strangers_end_the_connection_only(place: Place) -> None:
     for data in wrong:
         connection = place.connect()
         connection.send_bytes(data)
-        place.threads[-1].join(5)
+        place.threads[-1].join(60)
         assert not place.threads[-1].is_alive()
     engine = place.open()
     assert engine.name == "tiny"

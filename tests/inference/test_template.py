@@ -380,7 +380,7 @@ def test_a_text_that_is_not_a_template_is_refused(source: str, telling: str) -> 
         ("{{ raise_exception() }}", "without a message"),
         ("{{ missing.content }}", "'missing' is undefined"),
         ("{{ missing() }}", "'missing' is undefined"),
-        ("{{ 1 // 0 }}", "integer division"),
+        ("{{ 1 // 0 }}", "by zero"),
         ("{{ 1 + 'a' }}", "unsupported operand"),
         ("{{ messages[5].content }}", "no element 5"),
         ("{% for a in 5 %}{% endfor %}", "not iterable"),

@@ -80,7 +80,7 @@ def test_a_path_that_is_not_writable_is_an_error(tmp_path: Path) -> None:
 @pytest.mark.skipif(sys.platform != "linux", reason="needs /dev/full")
 def test_a_full_disk_is_an_error_at_each_write() -> None:
     writer = TraceWriter(Path("/dev/full"))
-    long = PLAIN._replace(text="x" * 10**5)
+    long = PLAIN._replace(text="x" * 10**6)
     for _ in range(2):
         with pytest.raises(DiskError, match="No space left"):
             writer.write(long)

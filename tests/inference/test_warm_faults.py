@@ -11,10 +11,11 @@ from multiprocessing import Pipe
 from pathlib import Path
 
 import pytest
+from filelock import FileLock
 
 from llmcli.engine.events import Prompt, Request
 from llmcli.errors import LlmcliError
-from llmcli.files import runtime_dir, write_json
+from llmcli.files import make_private, runtime_dir, write_json
 from llmcli.inference import engine_messages as messages
 from llmcli.inference import warm
 from llmcli.inference.engine_host import EngineHost
@@ -22,7 +23,7 @@ from llmcli.inference.remote_engine import EngineGoneError
 from llmcli.inference.resolved_model import ResolvedModel
 from llmcli.inference.warm import WarmModel
 from llmcli.models.locations import ModelFile
-from tests.inference.warm_processes import POSIX, SETTINGS, has_ended, tokens_of
+from tests.inference.warm_processes import ENDLESS, POSIX, SETTINGS, has_ended, tokens_of
 from tests.models.tiny_models import full_attention
 from tests.waiting import wait_until
 
@@ -44,8 +45,7 @@ def test_it_ends_when_its_model_file_is_replaced_and_nobody_uses_it_any_more(
 def test_stop_ends_it_in_the_middle_of_an_answer(started: Callable[..., WarmModel]) -> None:
     one = started()
     engine = warm.open_engine(one, SETTINGS, [])
-    endless = replace(SETTINGS, max_tokens=-1, ignore_eos=True, n_ctx=0)
-    answer = engine.generate([Request(Prompt.of_tokens("", [1, 5]), endless)])
+    answer = engine.generate([Request(Prompt.of_tokens("", [1, 5]), ENDLESS)])
     next(answer)
     connection = one.connect(warm.STOP)
     connection.close()
@@ -75,6 +75,7 @@ def test_one_that_does_not_answer_is_given_up_soon(
     monkeypatch.setattr(warm, "_PATIENCE", 0.2)
     one = started()
     os.kill(one.pid, signal.SIGSTOP)
+    os.waitpid(one.pid, os.WUNTRACED)  # until all its threads are stopped
     with pytest.raises(TimeoutError):
         one.connect()
     assert warm.status(one) is None
@@ -183,7 +184,9 @@ def test_a_process_that_does_not_listen_in_time_is_ended(
     home: Path, file: ModelFile, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(warm, "_START", 0.0)
-    with pytest.raises(LlmcliError, match="does not listen after 0 seconds"):
+    lock = make_private(runtime_dir()) / f"{warm.key_of(file.parts, SETTINGS)}.lock"
+    # While another process has the lock, the new one does not listen, however long this one is stopped.
+    with FileLock(lock, mode=0o600), pytest.raises(LlmcliError, match="does not listen after 0 seconds"):
         warm.start(file, SETTINGS, 60.0)
     assert list(warm.all_warm()) == []
 
@@ -192,8 +195,7 @@ def test_a_process_that_does_not_listen_in_time_is_ended(
 def test_a_killed_one_leaves_the_text_so_far(started: Callable[..., WarmModel]) -> None:
     one = started()
     engine = warm.open_engine(one, SETTINGS, [])
-    endless = replace(SETTINGS, max_tokens=-1, ignore_eos=True, n_ctx=0)
-    answer = engine.generate([Request(Prompt.of_tokens("", [1, 5]), endless)])
+    answer = engine.generate([Request(Prompt.of_tokens("", [1, 5]), ENDLESS)])
     next(answer)
     os.kill(one.pid, signal.SIGKILL)
     *_, last = answer
@@ -238,7 +240,7 @@ def test_a_load_that_nobody_waits_for_any_more_ends(tmp_path: Path) -> None:
     waiting.start()
     messages.send(ours, {"call": "wait", "arguments": []})
     ours.close()
-    assert ended.wait(20)
+    assert ended.wait(60)
 
 
 def test_one_of_another_version_is_not_found(

@@ -2,6 +2,7 @@
 
 import os
 import sys
+from dataclasses import replace
 
 import pytest
 
@@ -12,6 +13,7 @@ from llmcli.params.policies.policy import Fixed
 from llmcli.params.settings import Settings
 
 SETTINGS = Settings(n_ctx=256, n_threads=1, seed=7, max_tokens=8, temperature=Fixed(1.0))
+ENDLESS = replace(SETTINGS, max_tokens=-1, ignore_eos=True, n_ctx=8192)  # some seconds, if it is read at once
 POSIX = pytest.mark.skipif(sys.platform == "win32", reason="Windows has named pipes")
 
 

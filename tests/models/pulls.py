@@ -127,11 +127,11 @@ def sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def be_quick(monkeypatch: pytest.MonkeyPatch, stall: float = 5.0) -> None:
+def be_quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """Pauses that a test can wait for; a server that is only slow has not stalled."""
     monkeypatch.setattr(http, "FIRST_PAUSE", 0.001)
     monkeypatch.setattr(http, "MAX_PAUSE", 0.005)
-    monkeypatch.setattr(http, "STALL_SECONDS", stall)
+    monkeypatch.setattr(http, "STALL_SECONDS", 60.0)
     monkeypatch.setenv("SSL_CERT_DIR", os.devnull)  # nothing is encrypted here: the certificates would take 30 ms
 
 

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from llmcli.errors import DiskError, LlmcliError
-from llmcli.models.download import partial_file
+from llmcli.models.download import partial_file, transfer
 from tests.models.pulls import FILE, MIB, REPO, Pulls, pulling, sha256, some_bytes
 
 DATA = some_bytes(3 * MIB)
@@ -85,14 +85,17 @@ def test_the_figures_of_a_full_disk_explain_the_error(
 def test_full_disk_keeps_the_partial_download(pulls: Pulls, small_disk: Mount, monkeypatch: pytest.MonkeyPatch) -> None:
     pulls.hub.repos[REPO].commit({FILE: some_bytes(LARGE)})
     seem_empty(monkeypatch)
+    monkeypatch.setattr(transfer, "WINDOW", 600.0)  # one connection
+    starts = [0]
     for _ in range(2):
         with pytest.raises(DiskError, match="the disk is full"):
             pulls.pull()
         assert pulls.published() == []
         assert 16 * MIB < pulls.partial_bytes() <= 20 * MIB
+        starts.append(pulls.partial_bytes())
     small_disk("size=60m")
     assert sha256(pulls.pull()) == pulls.hub.repos[REPO].files[FILE].sha256
-    assert pulls.hub.served < LARGE + 3 * MIB
+    assert [one.range for one in pulls.hub.requests("cdn")] == [f"bytes={start}-{LARGE - 1}" for start in starts]
 
 
 def test_read_only_cache_is_an_error(pulls: Pulls, small_disk: Mount, monkeypatch: pytest.MonkeyPatch) -> None:

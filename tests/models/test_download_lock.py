@@ -20,6 +20,8 @@ fcntl = pytest.importorskip("fcntl")
 
 DATA = some_bytes(4 * MIB + 7)
 SIZE, DIGEST = len(DATA), hashlib.sha256(DATA).hexdigest()
+# For a process whose download is held while others start.
+PATIENT = "from llmcli.models.download import http; http.STALL_SECONDS = 600.0"
 
 
 @pytest.fixture
@@ -35,7 +37,7 @@ def pulls(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Pulls]:
 @pytest.mark.slow
 def test_three_processes_download_the_file_once(pulls: Pulls) -> None:
     pulls.hub.hold_at = SIZE // 2
-    with pulls.process() as first, pulls.process() as second, pulls.process() as third:
+    with pulls.process(PATIENT) as first, pulls.process(PATIENT) as second, pulls.process(PATIENT) as third:
         wait_until(lambda: pulls.partial_bytes() == SIZE // 2)
         all_of_them = (first, second, third)
         said = dict.fromkeys(all_of_them, "")
@@ -68,9 +70,9 @@ def wait_for_line_about_waiting(running: "subprocess.Popen[str]") -> None:
 @pytest.mark.slow
 def test_waiting_process_resumes_download_of_killed_process(pulls: Pulls) -> None:
     pulls.hub.hold_at = SIZE // 2
-    with pulls.process() as first:
+    with pulls.process(PATIENT) as first:
         wait_until(lambda: pulls.partial_bytes() == SIZE // 2)
-        with pulls.process() as second:
+        with pulls.process(PATIENT) as second:
             wait_for_line_about_waiting(second)
             first.send_signal(signal.SIGKILL)
             first.wait(timeout=60)
@@ -85,9 +87,9 @@ def test_waiting_process_resumes_download_of_killed_process(pulls: Pulls) -> Non
 @pytest.mark.slow
 def test_ctrl_c_ends_waiting_process_at_once(pulls: Pulls) -> None:
     pulls.hub.hold_at = SIZE // 2
-    with pulls.process() as first:
+    with pulls.process(PATIENT) as first:
         wait_until(lambda: pulls.partial_bytes() == SIZE // 2)
-        with pulls.process() as second:
+        with pulls.process(PATIENT) as second:
             wait_for_line_about_waiting(second)
             second.send_signal(signal.SIGINT)
             assert shell_status(second.wait(timeout=60)) == 130
@@ -146,7 +148,7 @@ def test_partial_file_is_removed_if_another_program_was_faster(pulls: Pulls) -> 
 @pytest.mark.slow
 def test_active_download_is_not_removed(pulls: Pulls) -> None:
     pulls.hub.hold_at = SIZE // 2
-    with pulls.process() as running:
+    with pulls.process(PATIENT) as running:
         wait_until(lambda: pulls.partial_bytes() == SIZE // 2)
         (one,) = find_interrupted(pulls.locations)
         assert not one.remove(pulls.locations.data_dir)

@@ -18,7 +18,7 @@ BEGUN = SIZE // 3  # bytes of a partial file
 OK, DENIED, MISSING = ExitStatus.OK, ExitStatus.NOT_ALLOWED, ExitStatus.MODEL_NOT_FOUND
 NETWORK, INVALID = ExitStatus.NETWORK, ExitStatus.MODEL_INVALID
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(30)]
+pytestmark = pytest.mark.slow
 
 
 @dataclass(frozen=True)
@@ -159,7 +159,7 @@ def check(pulls: Pulls, case: Case, times: int | None) -> None:
         except LlmcliError as error:
             status = error.status
     assert status == (case.once if times else case.always)
-    assert time.monotonic() - since < 10
+    assert time.monotonic() - since < 50  # less than one wait for a silent server, or for one that asks for a minute
     assert pulls.outside() == []
     if path is None:
         assert pulls.published() == []

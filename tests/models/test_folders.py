@@ -262,7 +262,7 @@ def test_two_hundred_models_are_found_quickly(folder: Path) -> None:
     add_files(folder, *(f"owner{number % 20}/repo{number}/model{number}-Q4_K_M.gguf" for number in range(200)))
     took = []
     for _ in range(5):
-        start = time.process_time()
+        start = time.thread_time()
         assert len(models_in_folder(folder)) == 200
-        took.append(time.process_time() - start)
+        took.append(time.thread_time() - start)
     assert min(took) < 0.1  # 15 ms where it is alone

@@ -86,14 +86,14 @@ def test_sha256_of_a_split_model_joins_those_of_its_parts(tmp_path: Path) -> Non
 def test_unreadable_file_has_no_sha256(tmp_path: Path) -> None:
     one = hasher_for(tmp_path, tmp_path / "gone.gguf")
     one.start()
-    assert (one.wait(10), one.sha256(), one.known) == ("", "", "")
+    assert (one.wait(60), one.sha256(), one.known) == ("", "", "")
 
 
 def test_sha256_is_computed_in_the_background(tmp_path: Path) -> None:
     one = hasher_for(tmp_path, write_file(tmp_path / "a.gguf"))
-    assert one.wait(10) == ""  # nothing was begun
+    assert one.wait(60) == ""  # nothing was begun
     one.start()
-    assert one.wait(10) == hashlib.sha256(b"weights").hexdigest()
+    assert one.wait(60) == hashlib.sha256(b"weights").hexdigest()
 
 
 def test_sha256_wait_has_a_time_limit(tmp_path: Path) -> None:

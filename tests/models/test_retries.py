@@ -133,11 +133,12 @@ def test_lost_network_is_retried_after_progress(retries: RetryPolicy) -> None:
 
 def test_stop_event_ends_the_pause(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(http, "FIRST_PAUSE", 1000.0)
+    monkeypatch.setattr(http, "MAX_PAUSE", 1000.0)
     stop = threading.Event()
     stop.set()
     begin = time.monotonic()
     RetryPolicy(lambda _text: None, stop=stop).wait(RESET)
-    assert time.monotonic() - begin < 5
+    assert time.monotonic() - begin < 60
 
 
 def test_wait_works_without_a_stop_event(monkeypatch: pytest.MonkeyPatch) -> None:

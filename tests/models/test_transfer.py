@@ -6,6 +6,7 @@ import random
 import re
 import shutil
 import signal
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -25,7 +26,7 @@ DIGEST = hashlib.sha256(DATA).hexdigest()
 # For a process of its own: several connections as soon as possible.
 EARLY_SPLIT = """
 from llmcli.models.download import partial_file, transfer
-transfer.WINDOW, transfer.MIN_GAIN, transfer.RECORD_INTERVAL, partial_file.MIN_SPLIT = 0.1, 0.0, 1 << 15, 1 << 18
+transfer.WINDOW, transfer.MIN_GAIN, transfer.RECORD_INTERVAL, partial_file.MIN_SPLIT = 0.1, 0.0, 1 << 13, 1 << 18
 """
 
 
@@ -64,9 +65,16 @@ def test_kill_9_at_twenty_places_downloads_no_byte_twice(pulls: Pulls, starter: 
 def test_slow_connections_get_more_connections(pulls: Pulls, monkeypatch: pytest.MonkeyPatch) -> None:
     early_split(monkeypatch)
     pulls.hub.throttle = MIB
-    begin = time.monotonic()
+    first: list[int] = []
+
+    def is_first_waiting() -> bool:
+        """The first connection gets its last bytes when another one has some."""
+        first.append(threading.get_ident())
+        others = pulls.hub.requests("cdn")[1:]
+        return first[0] == first[-1] and pulls.hub.served > SIZE // 4 and not any(one.sent for one in others)
+
+    pulls.hub.hold_if = is_first_waiting
     assert sha256(pulls.pull()) == DIGEST
-    assert time.monotonic() - begin < 0.8 * SIZE / pulls.hub.throttle
     assert len(pulls.hub.requests("cdn")) > 1
     assert pulls.published()[0] == f"blobs/{DIGEST}"
     assert pulls.partials() == []
@@ -83,7 +91,12 @@ def test_transfer_uses_one_connection_if_second_does_not_pay(pulls: Pulls, monke
 @pytest.mark.slow
 def test_parallel_download_resumes_in_all_gaps_after_kill_9(pulls: Pulls) -> None:
     pulls.hub.throttle = MIB
-    kills = 4
+    partial, kills, lost = pulls.plan().files[0].partial, 4, 0
+
+    def missing() -> int:
+        """Bytes that were sent, and are not recorded."""
+        return pulls.hub.served - partial_file.bytes_downloaded(partial, SIZE)
+
     for number in range(kills):
         with pulls.process(EARLY_SPLIT) as running:
             seen, goal = len(pulls.hub.requests("cdn")), pulls.hub.served + SIZE // 6
@@ -93,10 +106,12 @@ def test_parallel_download_resumes_in_all_gaps_after_kill_9(pulls: Pulls) -> Non
 
             pulls.hub.hold_if = is_far_enough  # a late kill must not meet a complete file
             wait_until(is_far_enough)
+            wait_until(lambda: missing() - lost <= 12 * (1 << 13))  # noqa: B023 (each connection has so many of them)
             running.send_signal(signal.SIGKILL)
-        pulls.hub.hold_if = lambda: False
+        wait_until(lambda: not pulls.hub.is_serving)
+        pulls.hub.hold_if, lost = (lambda: False), missing()
         assert pulls.published() == [], number
-    assert partial_file.bytes_downloaded(pulls.plan().files[0].partial, SIZE) > SIZE // 3
+    assert partial_file.bytes_downloaded(partial, SIZE) > SIZE // 3
     pulls.hub.throttle = None
     assert sha256(pulls.pull()) == DIGEST
     assert [path.name for path in pulls.folder.glob("blobs/*")] == [DIGEST]
@@ -184,7 +199,7 @@ def test_short_retry_after_is_respected(pulls: Pulls, api: bool) -> None:
     pulls.hub.faults.append(Fault("status:429", retry_after=1, api=api))
     begin = time.monotonic()
     assert sha256(pulls.pull()) == DIGEST
-    assert 1 <= time.monotonic() - begin < 10
+    assert 1 <= time.monotonic() - begin < 60
     assert any("429" in text and "retrying in 1 s" in text for text in pulls.said)
 
 

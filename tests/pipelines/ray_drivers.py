@@ -120,4 +120,4 @@ def drive_nowhere(pipe: Pipe, plan: DriverPlan) -> None:
 
 def drive_forever(pipe: Pipe, plan: DriverPlan) -> None:
     pipe.send(PLACE)
-    time.sleep(60)
+    time.sleep(600)

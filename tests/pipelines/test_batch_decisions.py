@@ -89,7 +89,7 @@ class Endless(FakeEngine):
         cancellation: Cancellation | None = None,
     ) -> list[list[float]]:
         assert cancellation
-        for _ in range(1000):
+        for _ in range(6000):
             time.sleep(0.01)
             if cancellation.is_set():
                 raise TimeLimitError("stopped")

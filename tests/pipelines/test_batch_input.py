@@ -13,6 +13,7 @@ from llmcli.engine.events import Cancellation
 from llmcli.errors import DiskError, UsageError
 from llmcli.pipelines import batch_input
 from llmcli.pipelines.batch_input import BatchLine, BatchReader, Format, IdTable, LineSource, count_lines
+from tests.waiting import wait_until
 
 OPENAI = b'{"custom_id": "a", "method": "POST", "url": "/v1/chat/completions", "body": {}}\n'
 
@@ -78,7 +79,7 @@ def test_an_id_is_a_text_or_an_integer() -> None:
         (b'{"a": 1', "the line is not valid JSON: Input data was truncated"),
         (b'"text"', "the line is not a JSON object"),
         (b'{"a": "\xff"}', "the line is not UTF-8 (at byte 8)"),
-        (b"[" * 20_000, "the line is not valid JSON: too deep"),
+        (b"[" * 200_000, "the line is not valid JSON: too deep"),
     ],
 )
 def test_a_bad_line_of_json_is_an_error_of_that_line(line: bytes, message: str) -> None:
@@ -213,11 +214,15 @@ class Slow:
             raise self._fault
 
 
-def take_soon(source: LineSource) -> BatchLine | None:
-    end = time.monotonic() + 20
-    while not (line := source.take(False)) and time.monotonic() < end:
-        time.sleep(0.001)
-    return line
+def take_soon(source: LineSource) -> BatchLine:
+    lines: list[BatchLine] = []
+
+    def has_come() -> bool:
+        lines.extend(filter(None, [source.take(False)]))
+        return bool(lines)
+
+    wait_until(has_come)
+    return lines[0]
 
 
 def test_a_slow_input_is_not_waited_for_while_answers_run() -> None:
@@ -260,7 +265,8 @@ def test_a_slow_input_is_read_ahead_only_a_little(monkeypatch: pytest.MonkeyPatc
             yield BatchLine(number)
 
     source = LineSource(lines(), True, Cancellation())
-    time.sleep(0.1)
+    wait_until(lambda: count >= 4)
+    time.sleep(0.05)  # it would go on
     assert count == 4  # three in the queue, and one that waits for a place
     assert [line.number for line in iter(lambda: source.take(True), None)] == [*range(1, 50)]
 

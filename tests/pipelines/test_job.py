@@ -3,7 +3,7 @@
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from itertools import count
+from itertools import count, repeat
 from typing import Any
 
 import pytest
@@ -184,18 +184,23 @@ def test_no_more_jobs_begin_than_the_window_has_room_for(monkeypatch: pytest.Mon
 
 
 def test_a_timeout_ends_one_answer_and_keeps_its_text() -> None:
-    engine = FakeEngine(reply=lambda asked: ["x"] * (10**6 if asked.settings.timeout == 0.1 else 3), delay=0.001)
-    found = outcomes(engine, [one_answer("a", timeout=0.1), one_answer("b"), one_answer("c", timeout=60.0)])
-    assert found[0].result
-    assert found[0].result["reason"] == "timeout"
-    assert str(found[0].result["text"]).startswith("xx")
-    assert found[1].result == {"text": "xxx", "reason": "stop"}
+    engine = FakeEngine(reply=lambda asked: repeat("x") if asked.prompt.text == "a" else ["x"] * 3, delay=0.001)
+    for seconds in (0.1, 2.0, 20.0):  # on a busy machine, a short limit may come before the text
+        found = outcomes(engine, [one_answer("a", timeout=seconds), one_answer("b"), one_answer("c", timeout=600.0)])
+        ended = found[0].result
+        assert ended
+        assert ended["reason"] == "timeout"
+        assert found[1].result == {"text": "xxx", "reason": "stop"}
+        if len(str(ended["text"])) > 1:
+            break
+    assert ended
+    assert str(ended["text"]).startswith("xx")
     for timer in [one for one in threading.enumerate() if isinstance(one, threading.Timer)]:
-        timer.join(20)
-        assert not timer.is_alive()  # that of an answer without the time limit would wait for a minute
+        timer.join(60)
+        assert not timer.is_alive()  # that of an answer without the time limit would wait for ten minutes
 
 
-@pytest.mark.parametrize("timeout", [0.0, 60.0])
+@pytest.mark.parametrize("timeout", [0.0, 600.0])
 def test_a_cancellation_ends_the_run_without_further_outcomes(timeout: float) -> None:
     """Also of an answer with a time limit of its own."""
     engine, cancellation, found = FakeEngine(reply=echo, delay=0.001), Cancellation(), list[Outcome]()
@@ -208,7 +213,7 @@ def test_a_cancellation_ends_the_run_without_further_outcomes(timeout: float) ->
 
     begin = time.monotonic()
     runner.run(emit)
-    assert time.monotonic() - begin < 20
+    assert time.monotonic() - begin < 60  # the second answer would take a hundred seconds
     assert [one.index for one in found] == [0]
     assert cancellation.followers == ()
 

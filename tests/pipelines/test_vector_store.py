@@ -20,17 +20,18 @@ from llmcli.pipelines.vector_store import ArrayFile, StoreIdentity, VectorStore,
 
 IDENTITY = StoreIdentity("tiny", "tiny.gguf", "ab" * 32, "mean", 3)
 MAKE_TOGETHER = """
-import sys
+import sys, time
 from pathlib import Path
 import numpy
 from llmcli.pipelines import vector_store
 from llmcli.pipelines.text_source import Text
 path, number = Path(sys.argv[1]), int(sys.argv[2])
+vector_store._PATIENCE = 60.0
 make = vector_store.VectorStore._make
 def make_late(store, identity):
     (path.parent / f"ready-{number}").touch()
     while len([*path.parent.glob("ready-*")]) < 4:
-        pass
+        time.sleep(0.001)
     make(store, identity)
 vector_store.VectorStore._make = make_late
 store = vector_store.VectorStore(path, vector_store.StoreIdentity("tiny", "tiny.gguf", "ab" * 32, "mean", 3))
@@ -278,7 +279,7 @@ def test_a_full_disk_is_an_error_and_leaves_nothing(tmp_path: Path, monkeypatch:
     file._file.close()
     monkeypatch.setattr(file, "_file", open("/dev/full", "wb"))  # noqa: SIM115 - the array closes it
     with pytest.raises(DiskError, match=r"cannot write .*a\.npy: No space left"):
-        file.add([vector(1, 2, 3)] * 10000)
+        file.add([vector(1, 2, 3)] * 100_000)
     file.close()
     assert [*tmp_path.iterdir()] == []
 

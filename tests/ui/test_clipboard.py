@@ -3,7 +3,6 @@
 import base64
 import os
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -20,7 +19,8 @@ TEXT = "Grüße\n\n  'x' \"y\" 🙂"
 
 @pytest.fixture
 def make(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Make:
-    """Creates a program of this name; there are no others, and no display."""
+    """Creates a program of this name; there are no others, and no display. A busy machine gives them time."""
+    monkeypatch.setattr(clipboard, "_TIMEOUT", 60.0)
     folder = tmp_path / "bin"
     folder.mkdir()
     monkeypatch.setenv("PATH", str(folder))
@@ -90,28 +90,25 @@ def test_the_next_program_follows_one_that_fails(
     assert copy("x", shown.append) == "terminal"
 
 
-@pytest.mark.timeout(20)
+@pytest.mark.timeout(60)
 def test_a_program_that_hangs_times_out(make: Make, shown: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(clipboard, "_TIMEOUT", 0.2)
     monkeypatch.setenv("WAYLAND_DISPLAY", "w")
-    make("wl-copy", "exec sleep 30")
-    make("wl-paste", "exec sleep 30")
+    make("wl-copy", "exec sleep 600")
+    make("wl-paste", "exec sleep 600")
     assert copy("x" * 50_000, shown.append) == "terminal"
     with pytest.raises(DiskError, match="cannot be read"):
         paste()
 
 
-@pytest.mark.timeout(20)
 def test_a_program_that_keeps_running_does_not_block(
     make: Make, shown: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("DISPLAY", ":0")
-    make("xclip", "cat > taken\nsleep 20 &\necho $! > left\nps -o sid= -p $! > session")
-    begin = time.monotonic()
-    assert copy("x", shown.append) == "clipboard"
-    assert time.monotonic() - begin < 10  # and not the 20 of what it left running
+    make("xclip", "cat > taken\nsleep 600 &\necho $! > left")
+    assert copy("x", shown.append) == "clipboard"  # else it is given up when its time is over
     left = int((tmp_path / "left").read_text())
-    assert int((tmp_path / "session").read_text()) != os.getsid(0)  # Ctrl-C in our terminal does not reach it
+    assert os.getsid(left) != os.getsid(0)  # Ctrl-C in our terminal does not reach it
     os.kill(left, 15)
 
 

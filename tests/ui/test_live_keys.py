@@ -4,8 +4,7 @@ import random
 import signal
 import sys
 import threading
-import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from select import select
 
@@ -19,8 +18,8 @@ from llmcli.ui.input import live_keys as module
 from llmcli.ui.input.live_keys import keep_typed_lines, live_keys, split_keys_and_text
 from llmcli.ui.terminal.interrupt import interruptible
 from tests.ui.input.keyboard import CTRL_C, DOWN, ENTER, ESCAPE, UP, Keyboard, keyboard, paste
+from tests.waiting import wait_until
 
-PATIENCE = 30.0
 OTHER_UP, OTHER_DOWN = "\x1bOA", "\x1bOB"  # where the terminal is in application mode
 TYPED = (
     UP, DOWN, OTHER_UP, OTHER_DOWN, "+", "-", "x", "ä", "文", "🙂", " ", ENTER, "\x04", "\x7f", "\x1b[C", "\x1b[1;5A",
@@ -105,28 +104,18 @@ class Answer:
     def __init__(self, board: Keyboard) -> None:
         self.steps: list[int] = []
         self._board = board
-        self._stepped = threading.Condition()
 
     def step(self, step: int) -> None:
-        with self._stepped:
-            self.steps.append(step)
-            self._stepped.notify_all()
+        self.steps.append(step)
 
     def press(self, *data: str | bytes) -> None:
         """Press keys, in pieces, and see them taken."""
         for piece in data:
             self._board.keys.send_bytes(piece.encode() if isinstance(piece, str) else piece)
-            self.until(lambda: not select([self._board.keys.fileno()], [], [], 0)[0])
+            wait_until(lambda: not select([self._board.keys.fileno()], [], [], 0)[0])
 
     def wait(self, count: int) -> None:
-        with self._stepped:
-            assert self._stepped.wait_for(lambda: len(self.steps) >= count, PATIENCE), self.steps
-
-    def until(self, condition: Callable[[], object]) -> None:
-        deadline = time.monotonic() + PATIENCE
-        while not condition():
-            assert time.monotonic() < deadline
-            time.sleep(0.001)
+        wait_until(lambda: len(self.steps) >= count)
 
 
 @pytest.fixture
@@ -192,7 +181,7 @@ def test_escape_alone_is_a_key_after_a_moment(board: Keyboard) -> None:
     answer = Answer(board)
     with live_keys(answer.step):
         answer.press(ESCAPE)
-        answer.until(lambda: typeahead._buffer[board.keys.typeahead_hash()])
+        wait_until(lambda: typeahead._buffer[board.keys.typeahead_hash()])
         answer.press(UP)
         answer.wait(1)
     assert board(f"x{ENTER}") == "x"
@@ -219,7 +208,7 @@ def test_ctrl_c_while_the_prompt_ends_stops_the_answer(board: Keyboard, is_read:
     answer = Answer(board)
     with interruptible(cancellation), live_keys(answer.step):
         answer.press("+")
-        assert cancellation.is_set()
+        wait_until(cancellation.is_set)
     assert board(ENTER) == "ab+"
     assert answer.steps == []
 
@@ -236,10 +225,10 @@ def test_a_long_paste_is_kept(board: Keyboard) -> None:
 @needs_pipes
 def test_a_terminal_with_echo_is_not_read(board: Keyboard, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "echo_is_off", lambda: False)
-    before = threading.active_count()
+    before = {*threading.enumerate()}
     with live_keys(lambda _step: pytest.fail("a step")):
         board.keys.send_text(f"{UP}+")
-        assert threading.active_count() == before
+        assert {*threading.enumerate()} <= before
         assert select([board.keys.fileno()], [], [], 0)[0]
 
 

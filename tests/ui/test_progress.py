@@ -80,11 +80,13 @@ def test_quiet_silences_a_download(capfd: pytest.CaptureFixture[str], monkeypatc
 
 
 def test_the_line_of_long_work_is_erased_at_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
-    terminal = on_terminal(monkeypatch)
+    terminal, clock = on_terminal(monkeypatch), Clock()
+    monkeypatch.setattr("llmcli.ui.terminal.progress.monotonic", clock)
     status = ProgressLine()
+    clock.now = 0.2
     status.loading(0.1)
     assert terminal.getvalue() == ""  # short work is not worth a word
-    status._next = 0.0
+    clock.now = 0.4
     status.reading(40, 100)
     assert terminal.getvalue() == "\r\x1b[Kreading the prompt 40%"
     status.clear()

@@ -24,6 +24,7 @@ def on_terminal(*args: str, **env: str) -> tuple[str, int]:
         timeout=120,
     )
     text = child.read()
+    child.wait()
     child.close()
     return text, child.exitstatus
 

@@ -12,6 +12,7 @@ from llmcli.engine.events import Batches, Cancellation, Progress, common_prefix
 from llmcli.engine.llama import bindings, hardware, structures
 from llmcli.engine.llama.batches import BLOCK, BatchPlan, SequenceState, check_layout, layout_of, rows_of
 from llmcli.engine.llama.model import Model
+from llmcli.engine.llama.waiting import thread_waits
 from llmcli.errors import ContextOverflowError, LlmcliError, ModelInvalidError
 
 if TYPE_CHECKING:
@@ -75,6 +76,8 @@ class Context:
         self._rows: list[list[int]] = [[] for _ in range(n_seq_max)]
         self._batch = structures.TokenBatch(api, self.n_batch, n_seq_max)
         self._batch_seq_id = -1  # the sequence to which all rows of the batch belong, or -1
+        # Threads wait for a device or a server, whatever else this machine computes.
+        self.waits = thread_waits() if max(self.n_threads) > 1 and not hardware.has_gpu() else None
         # llama.cpp calls its abort callback after every tensor operation, about 1,000 times per token, so it must not
         # be Python. The C library's `strlen` has the right form: over this flag it returns 0 (continue) for an empty
         # string, else 1 (abort). Only the CPU backend calls it (see llama.h).
@@ -381,7 +384,8 @@ class Context:
         if any(one.is_set() for one in self._watched):
             raise AbortedError
         self._batch.struct.n_tokens = n
-        status = self._api.llama_decode(self.handle, self._batch.struct)
+        decode, arguments = self._api.llama_decode, (self.handle, self._batch.struct)
+        status = self.waits.compute(self.n_threads[n > 1], decode, *arguments) if self.waits else decode(*arguments)
         if status == 0:
             return
         if status == _NO_SLOT:  # llama.cpp looks for space before it evaluates: the memory is as before

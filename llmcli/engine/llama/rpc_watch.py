@@ -88,6 +88,12 @@ class Watch:
         self._seconds, self._on_stall = seconds, on_stall
         self._calls: set[object] = set()
         self._unwanted: set[object] = set()  # those whose result nobody wants
+        self._known: set[object] = set()  # those of the last look
+        # Seconds without a sign of life, seconds in which they were not wanted, and the last signs: work, and bytes.
+        self._waited, self._waited_unwanted, self._signs = 0.0, 0.0, (0.0, 0)
+
+    def start(self) -> None:
+        """Watch all calls from now on."""
         hardware.device_handles()  # sets the types of the functions of ggml, once
         libraries: tuple[tuple[object, Sequence[str]], ...] = (
             (bindings.load(), _REMOTE),
@@ -121,22 +127,29 @@ class Watch:
         return call
 
     def _run(self) -> None:
-        known: set[object] = set()
-        waited, unwanted, sign, pause = 0.0, 0.0, (0.0, 0), threading.Event()
-        most, hurry = max(self._seconds, HURRY), min(self._seconds, HURRY)
-        while waited < (hurry if unwanted else self._seconds) and unwanted < most:
+        pause, is_over = threading.Event(), False
+        while not is_over:
             begin = monotonic()
             pause.wait(_TICK)
-            elapsed, calls = monotonic() - begin, self._calls.copy()
-            if not calls & known:
-                known, waited, unwanted = calls, 0.0, 0.0
-                continue
-            known &= calls
-            moved = sum(n for _, n in connections())
-            cpu = process_time() - thread_time()  # without what this look itself takes
-            is_alive = moved != sign[1] or cpu - sign[0] > _LEAST_CPU * elapsed
-            counted = min(elapsed, 2 * _TICK)
-            waited = 0.0 if is_alive else waited + counted
-            unwanted = unwanted + counted if known & self._unwanted else 0.0
-            sign = cpu, moved
-        self._on_stall(max(waited, unwanted), unwanted > 0)
+            is_over = self.look(monotonic() - begin)
+
+    def look(self, elapsed: float) -> bool:
+        """See what goes on, so many seconds after the last look. Whether it has told of a call that waits in vain."""
+        calls = self._calls.copy()
+        if not calls & self._known:
+            self._known, self._waited, self._waited_unwanted = calls, 0.0, 0.0
+            return False
+        self._known &= calls
+        moved = sum(n for _, n in connections())
+        work = process_time() - thread_time()  # without what this look itself takes
+        is_alive = moved != self._signs[1] or work - self._signs[0] > _LEAST_CPU * elapsed
+        self._signs = work, moved
+        counted = min(elapsed, 2 * _TICK)
+        self._waited = 0.0 if is_alive else self._waited + counted
+        self._waited_unwanted = self._waited_unwanted + counted if self._known & self._unwanted else 0.0
+        is_unwanted = self._waited_unwanted > 0
+        is_over = self._waited >= (min(self._seconds, HURRY) if is_unwanted else self._seconds)
+        if is_over or self._waited_unwanted >= max(self._seconds, HURRY):
+            self._on_stall(max(self._waited, self._waited_unwanted), is_unwanted)
+            return True
+        return False

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 _ENDS = ("SIGTERM", "SIGHUP")  # SIGHUP: the terminal was closed; Windows does not have it
 _pending = False  # Ctrl-C was pressed where there was nothing to stop yet
 _without_echo: "_Terminal | None" = None  # the terminal, inside `disable_echo`
+_JOIN, _MOST_JOINS = 0.05, 20  # seconds that the end of a thread is waited for, and how often
 _PASTE_ON, _PASTE_OFF = b"\x1b[?2004h", b"\x1b[?2004l"
 
 
@@ -73,7 +74,9 @@ def in_background(run: Callable[[], None], stop: Callable[[], object]) -> Iterat
         yield
     finally:
         stop()
-        thread.join(1)  # second
+        for _ in range(_MOST_JOINS):  # a process that is stopped meanwhile misses one of them
+            if thread.is_alive():
+                thread.join(_JOIN)
 
 
 def time_limit(cancellation: "Cancellation", seconds: float) -> AbstractContextManager[None]:

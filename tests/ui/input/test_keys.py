@@ -240,11 +240,13 @@ def test_refresh_from_another_thread_shows_the_new_status(typed: Keyboard) -> No
         typed.reader.refresh()
 
     def drawn(_app: object) -> None:
-        if words[0] == "ready":
+        if words == ["loading"] and typed.reader.buffer.text == "x":
+            words.append("is loading")
+            threading.Thread(target=load).start()
+        elif words[0] == "ready":
             typed.keys.send_text(ENTER)
 
     typed.reader._app.after_render += drawn
-    threading.Timer(0.05, load).start()
     assert typed("x") == "x"
 
 

@@ -4,11 +4,13 @@ import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from select import select
 from time import monotonic
 
 import pytest
 
 from tests.screen import Screen
+from tests.waiting import Patience
 
 pexpect = pytest.importorskip("pexpect")
 pyte = pytest.importorskip("pyte")
@@ -18,7 +20,6 @@ pytestmark = [
 ]
 DRIVER = Path(__file__).with_name("driver.py")
 ROOT = Path(__file__).parents[3]
-PATIENCE = 45  # seconds; a loaded machine is slow
 
 
 class Terminal:
@@ -31,7 +32,6 @@ class Terminal:
             [str(DRIVER), str(folder / "history.jsonl"), hint],
             dimensions=(rows, columns),
             env=env,
-            timeout=PATIENCE,
         )
         self.child.delaybeforesend = None
         self.raw = b""
@@ -39,15 +39,21 @@ class Terminal:
         self._stream = pyte.ByteStream(self._screen)
 
     def send(self, text: str) -> None:
-        self.child.send(text)
+        """Press keys: a terminal takes some of them at a time while nobody reads it."""
+        data = text.encode()
+        while data:
+            self.read(0)
+            data = data[os.write(self.child.child_fd, data) :]
 
-    def read(self) -> bool:
-        """Draw the new output; False at the end."""
-        try:
-            data = self.child.read_nonblocking(1 << 16, timeout=0.05)
-        except pexpect.TIMEOUT:
+    def read(self, seconds: float = 0.05) -> bool:
+        """Draw the new output, or what comes within so many seconds; False at the end."""
+        if not select([self.child.child_fd], [], [], seconds)[0]:
             return True
-        except pexpect.EOF:
+        try:
+            data = os.read(self.child.child_fd, 1 << 16)
+        except OSError:
+            return False
+        if not data:
             return False
         self.raw += data
         self._stream.feed(data)
@@ -63,9 +69,9 @@ class Terminal:
         return self._screen.cursor.y, self._screen.cursor.x
 
     def until(self, shown: Callable[[list[str]], bool]) -> list[str]:
-        end = monotonic() + PATIENCE
+        patience = Patience()
         while not shown(rows := self.rows()):
-            assert monotonic() < end, "\n".join(rows)
+            assert not patience.is_over(), "\n".join(rows)
             assert self.read(), "\n".join(rows)
         return rows
 
@@ -75,7 +81,7 @@ class Terminal:
     def until_the_end(self) -> int:
         while self.read():
             pass
-        self.child.close()
+        self.child.wait()
         status: int = self.child.exitstatus
         return status
 
@@ -155,11 +161,16 @@ def test_a_megabyte_pasted_is_a_label_that_is_sent_in_full(tmp_path: Path) -> No
         terminal.until_ends_with(f"> see [pasted {100 * hundreds + 1:,} lines] end", "the status")
         return monotonic() - started
 
-    tenth = seconds_to_paste(10)
-    terminal.send("\x03")
-    terminal.until_ends_with(">", "the status")
-    # On a fast machine and on a slow one. The parser of the prompt searches a paste again with each piece: 40 is usual.
-    assert seconds_to_paste(100) < 200 * tenth
+    for _ in range(5):  # a machine that stops for a moment can disturb each of the two
+        tenth = seconds_to_paste(10)
+        terminal.send("\x03")
+        terminal.until_ends_with(">", "the status")
+        ratio = seconds_to_paste(100) / tenth
+        if ratio < 200:  # the parser of the prompt searches a paste again with each piece: 40 is usual
+            break
+        terminal.send("\x03")
+        terminal.until_ends_with(">", "the status")
+    assert ratio < 200
     terminal.send("\x1b[D" * 4 + "\x7f\r")  # the label goes with one key
     rows = terminal.until_ends_with("<'see  end'>", ">", "the status")
     assert rows[:2] == ["> see  end", "<'see  end'>"]
@@ -178,12 +189,9 @@ def test_a_signal_at_the_prompt_leaves_the_terminal_as_it_was(tmp_path: Path, na
     terminal.until_ends_with("> half", "the status")
     assert termios.tcgetattr(terminal.child.child_fd)[3] != cooked[3]
     os.kill(terminal.child.pid, getattr(signal, f"SIG{name}"))
-    while terminal.read():
-        pass
+    assert terminal.until_the_end() == status
     assert terminal.rows() == ["> half"]
     assert b"\x1b[?2004l" in terminal.raw
-    terminal.child.close()
-    assert terminal.child.exitstatus == status
 
 
 def test_sigint_from_outside_clears_the_line(tmp_path: Path) -> None:
