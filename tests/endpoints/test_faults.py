@@ -6,6 +6,7 @@ import socket
 import subprocess
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -364,9 +365,8 @@ def test_another_program_at_the_port_is_an_error(scheme: str, inside: Run) -> No
     assert ("does not speak https: " if scheme == "https" else "the connection to HOST failed (") in stderr
 
 
-def test_silence_ends_an_answer_and_keeps_its_text(inside: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(endpoint_client, "SILENCE_SECONDS", 0.3)
-    released = threading.Event()
+def half_until(released: threading.Event) -> Callable[[Handler, dict[str, Any]], bool]:
+    """The first word of an answer, and then silence."""
 
     def reply(handler: Handler, body: dict[str, Any]) -> bool:
         if not body:
@@ -376,7 +376,13 @@ def test_silence_ends_an_answer_and_keeps_its_text(inside: Run, monkeypatch: pyt
         released.wait(60)
         return True
 
-    with serving(reply=reply) as (url, _):
+    return reply
+
+
+def test_silence_ends_an_answer_and_keeps_its_text(inside: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(endpoint_client, "SILENCE_SECONDS", 0.3)
+    released = threading.Event()
+    with serving(reply=half_until(released)) as (url, _):
         code, text, stderr = ask(inside, url)
         released.set()
     assert (code, text) == (5, "Half\n")
@@ -385,16 +391,7 @@ def test_silence_ends_an_answer_and_keeps_its_text(inside: Run, monkeypatch: pyt
 
 def test_a_time_limit_keeps_the_text(inside: Run) -> None:
     released = threading.Event()
-
-    def reply(handler: Handler, body: dict[str, Any]) -> bool:
-        if not body:
-            return False
-        handler.begin_stream()
-        handler.chunk(word("Half"))
-        released.wait(60)
-        return True
-
-    with serving(reply=reply) as (url, _):
+    with serving(reply=half_until(released)) as (url, _):
         for seconds in ("0.4", "3", "20"):  # on a busy machine, the text may come too late for a short one
             code, text, _ = ask(inside, url, "--timeout", seconds)
             assert code == 124

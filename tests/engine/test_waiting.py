@@ -46,7 +46,7 @@ class Machine:
     @property
     def held(self) -> list[int]:
         """The threads of the computations for which a team is held."""
-        wait_until(lambda: self.waits.sleeps == any(not end.is_set() for _, end in self.teams))
+        wait_until(lambda: bool(self.waits._team_end) == any(not end.is_set() for _, end in self.teams))
         return [n_threads for n_threads, end in self.teams if not end.is_set()]
 
 

@@ -21,7 +21,7 @@ from llmcli.engine.llama import bindings
 _VARIABLES = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT")  # a user who sets one of them decides
 # The share of the time that threads get a processor. Two cores, two threads, the starter: with 0.73 (two programs
 # that need half of a core each) those that look are 1.35 times as fast, with 0.6 as fast, with 0.5 (two programs that
-# need all they get, or the same command twice) those that sleep are 2 to 8 times as fast.
+# need all they get, or the same command twice) those that sleep are 1.5 to 5 times as fast.
 _LEAST, _ENOUGH = 0.6, 0.7
 _WINDOW = 0.2  # seconds of computation for a share
 _TRIAL = 0.03  # seconds in which threads look again, to see if they get the processors by now
@@ -37,11 +37,6 @@ class ThreadWaits:
         self._team_end: Event | None = None  # while waiting threads sleep soon
         self._pause, self._trial_at = _PAUSE, 0.0
         self._in_trial = Lock()
-
-    @property
-    def sleeps(self) -> bool:
-        """Whether waiting threads sleep soon."""
-        return self._team_end is not None
 
     def compute(self, n_threads: int, function: Callable[..., int], *args: object) -> int:
         """The result of a function that computes in so many threads. How often they get a processor is measured."""
