@@ -4,7 +4,7 @@ import sys
 from collections.abc import Callable, Iterator
 from itertools import pairwise
 from pathlib import Path
-from threading import Event
+from threading import Event, Thread
 from types import SimpleNamespace
 
 import pytest
@@ -110,6 +110,19 @@ def test_while_nothing_is_computed_nothing_is_tried(machine: Machine) -> None:
     machine.now += 3600
     assert machine.held == [2]
     assert len(machine.teams) == 1
+
+
+def test_models_that_ask_at_once_get_one_team() -> None:
+    """A second one would be known to nobody, and would never end."""
+    teams: list[Event] = []
+    waits = ThreadWaits(lambda _, end: teams.append(end))
+    threads = [Thread(target=waits._sleep, args=[2]) for _ in range(20)]
+    for one in threads:
+        one.start()
+    for one in threads:
+        one.join()
+    wait_until(lambda: teams)
+    assert teams == [waits._team_end]
 
 
 @pytest.mark.parametrize("n_before", [0, 25])

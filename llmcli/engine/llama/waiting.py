@@ -36,7 +36,7 @@ class ThreadWaits:
         self._seconds = self._processor = 0.0  # of threads, in this window
         self._team_end: Event | None = None  # while waiting threads sleep soon
         self._pause, self._trial_at = _PAUSE, 0.0
-        self._in_trial = Lock()
+        self._in_trial, self._changing = Lock(), Lock()
 
     def compute(self, n_threads: int, function: Callable[..., int], *args: object) -> int:
         """The result of a function that computes in so many threads. How often they get a processor is measured."""
@@ -57,15 +57,17 @@ class ThreadWaits:
         return result
 
     def _sleep(self, n_threads: int) -> None:
-        end = Event()
-        if _start(self._hold_team, n_threads, end):
-            self._team_end, self._trial_at = end, monotonic() + self._pause
+        with self._changing:  # contexts of two models can ask for it at once: a second team would never end
+            end = Event()
+            if not self._team_end and _start(self._hold_team, n_threads, end):
+                self._team_end, self._trial_at = end, monotonic() + self._pause
 
     def _try(self, n_threads: int) -> None:
         """Look again for a moment, in a thread: where others still compute, a computation may not end in it."""
-        if self._team_end:
-            self._team_end.set()
-            self._team_end = None
+        with self._changing:
+            if self._team_end:
+                self._team_end.set()
+                self._team_end = None
         start, processor = perf_counter(), process_time()
         sleep(_TRIAL)
         if process_time() - processor < _ENOUGH * n_threads * (perf_counter() - start):
